@@ -1,0 +1,1 @@
+"""Bytes and facts, in blocking code that knows no HTTP."""

@@ -1,0 +1,57 @@
+"""Where blobs are kept: the protocol that a filesystem, and later any S3 service, satisfies.
+
+`tests/storage/blob_conformance.py` is the suite that every implementation passes unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from oci.digest import Digest
+from storage.uploads import Upload
+
+
+class BlobReader(Protocol):
+    """An open blob. ``size`` in bytes; ``fd`` is a file descriptor that ``sendfile`` and ``pread`` may use."""
+
+    size: int
+
+    def fileno(self) -> int: ...
+    def read(self, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes from ``offset``; empty at the end. Never moves a shared position."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes. Every method may be called from any thread and any process at once."""
+
+    def size(self, digest: Digest) -> int | None:
+        """The blob's size in bytes, None where it is not there. A look-up: cheap enough to run on an event loop."""
+        ...
+
+    def open(self, digest: Digest) -> BlobReader:
+        """Open a blob to read; BlobNotFound."""
+        ...
+
+    def start(self, scope: str) -> Upload:
+        """Begin an upload that only the same ``scope`` (a repository's name) may resume; StoreFull below the floor."""
+        ...
+
+    def resume(self, scope: str, upload_id: str) -> Upload:
+        """Take up an upload where it stands; UploadNotFound, UploadBusy, StoreFull."""
+        ...
+
+    def offset(self, scope: str, upload_id: str) -> int:
+        """How many bytes of an upload are kept, without taking it up; UploadNotFound."""
+        ...
+
+    def delete(self, digest: Digest) -> bool:
+        """Remove a blob's bytes for good; whether it was there. Only a garbage collector, which knows the references, calls this."""
+        ...
+
+    def digests(self) -> Iterator[Digest]:
+        """Every blob, in the order of the walk. For checks and collectors: it reads the whole store's directories."""
+        ...

@@ -1,0 +1,57 @@
+"""What a store raises. The data that a message needs is on the error; nothing here knows a status code."""
+
+from __future__ import annotations
+
+from oci.digest import Digest
+
+
+class StorageError(Exception):
+    """Whatever a store could not do."""
+
+
+class BlobNotFound(StorageError):
+    """No readable blob of this digest is in the store."""
+
+    def __init__(self, digest: Digest) -> None:
+        self.digest = digest
+        super().__init__(f"blob {digest} is not in the store")
+
+
+class UploadNotFound(StorageError):
+    """No upload of this id belongs to the repository: it was finished, cancelled, has expired, or never was."""
+
+    def __init__(self, upload_id: str) -> None:
+        self.upload_id = upload_id
+        super().__init__(f"upload {upload_id!r} is unknown: it was finished, cancelled or has expired")
+
+
+class UploadBusy(StorageError):
+    """Another request, of this process or another one, is writing to the upload now."""
+
+    def __init__(self, upload_id: str) -> None:
+        self.upload_id = upload_id
+        super().__init__(f"upload {upload_id} is being written by another request")
+
+
+class DigestMismatch(StorageError):
+    """The bytes that arrived are not those that were announced."""
+
+    def __init__(self, expected: Digest, actual: Digest, size: int) -> None:
+        self.expected, self.actual, self.size = expected, actual, size
+        super().__init__(f"the {size} bytes that arrived have the digest {actual}, not {expected}")
+
+
+class StoreFull(StorageError):
+    """There is no room: the disk is full, or its free space is below the floor that is kept for pulls and repairs."""
+
+    def __init__(self, free: int, floor: int) -> None:
+        self.free, self.floor = free, floor
+        super().__init__(f"the store has {free} bytes free; it takes no uploads below {floor}")
+
+
+class StoreTooNew(StorageError):
+    """The metadata was written by a newer Portside."""
+
+
+class StoreUnusable(StorageError):
+    """The root cannot be used: not a directory, no permission, another layout. The message says what to do."""

@@ -1,0 +1,113 @@
+"""What the registry knows: repositories, links, tags, manifests, referrers, and the outbox of events. One truth, in SQL.
+
+Every write is one transaction that is durable when the method returns. Every look-up is a point query or one page of an index,
+whatever the store holds. Two databases implement this protocol's parts: `storage.sqlite` now, PostgreSQL next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from oci.descriptor import Descriptor
+from oci.digest import Digest
+from oci.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest's exact bytes and what they were sent as."""
+
+    digest: Digest
+    media_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of names in byte order; ``more`` says whether another follows the last."""
+
+    names: list[str]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersPage:
+    """One page of referrers in the order of their digests; ``more`` says whether another follows the last."""
+
+    descriptors: list[Descriptor]
+    more: bool
+
+
+class Facts(Protocol):
+    """The look-ups. Each is a few microseconds on SQLite: they run on the event loop."""
+
+    def find_manifest(self, repository: str, reference: Digest | str) -> StoredManifest | None:
+        """A repository's manifest by digest or by tag (a str)."""
+        ...
+
+    def has_blob(self, repository: str, digest: Digest) -> bool:
+        """Whether the repository holds a link to the blob."""
+        ...
+
+    def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
+        """At most ``limit`` tags above ``after`` ("" from the first); None where no such repository is."""
+        ...
+
+    def list_repositories(self, limit: int, after: str) -> Page:
+        """At most ``limit`` repository names above ``after``."""
+        ...
+
+    def list_referrers(
+        self, repository: str, subject: Digest, artifact_type: str | None, limit: int, after: str
+    ) -> ReferrersPage:
+        """Manifests of the repository whose subject is that digest, above the digest ``after`` ("" from the first).
+
+        Each with its media type, digest, size, artifact type and annotations. An unknown repository has none.
+        """
+        ...
+
+    def generation(self) -> int:
+        """A number that grows with every write by any process. Odd while a write is under way: what is read then must not be kept."""
+        ...
+
+
+class Changes(Protocol):
+    """The writes. Blocking, durable, and each one event in the outbox."""
+
+    def link_blob(self, repository: str, digest: Digest, size: int) -> None:
+        """Record that the repository holds the blob. Idempotent."""
+        ...
+
+    def mount_blob(self, repository: str, digest: Digest, source: str | None) -> int | None:
+        """Link a blob that ``source`` (any repository where None) holds; its size in bytes, None where it does not."""
+        ...
+
+    def unlink_blob(self, repository: str, digest: Digest) -> bool:
+        """Drop the link; whether it was there. The bytes stay for other repositories and for the collector."""
+        ...
+
+    def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str]) -> None:
+        """Keep a manifest with all its references, and point the tags at it."""
+        ...
+
+    def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        """Drop a manifest and the tags that point at it from the repository; whether it was there."""
+        ...
+
+    def delete_tag(self, repository: str, tag: str) -> bool:
+        """Drop a tag, not its manifest; whether it was there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the outbox. ``sequence`` grows without reuse; ``at`` in seconds of the Unix clock."""
+
+    sequence: int
+    at: float
+    kind: str
+    repository: str
+    subject: str
+    detail: Mapping[str, str]

@@ -1,0 +1,60 @@
+"""An upload: bytes on their way to becoming a blob.
+
+State machine::
+
+    start -> OPEN --write+hash--> OPEN --commit--> a blob (201)
+                 \\--close---> RESUMABLE --resume--> OPEN
+                 \\--cancel--> gone
+    RESUMABLE --(expires)--> gone
+
+An OPEN upload belongs to one request at a time. Every byte is given once to `write` and once to `hash`, each in order; they are
+two calls so that one thread may receive and write while another hashes (`append` does both in one). Whatever was written stays,
+also when the process is killed: the next `resume` finds it, and reads it once where no hash state was kept.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from oci.digest import Digest
+
+
+class Upload(Protocol):
+    """One upload, taken up by one request."""
+
+    id: str
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are written, that is the offset of the next one."""
+        ...
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes at the end; StoreFull, with the bytes before kept for a resume."""
+        ...
+
+    def hash(self, data: bytes | bytearray | memoryview) -> None:
+        """Add the same bytes to the digest."""
+        ...
+
+    def commit(self, expected: Digest) -> int:
+        """Make the upload a blob: compare, sync, publish, sync the directory. The size in bytes; DigestMismatch and StoreFull.
+
+        After a mismatch the upload is gone (its bytes are not what anyone announced). Committing a blob that is there already replaces it by
+        these verified bytes: that is what heals a damaged one.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Drop the bytes."""
+        ...
+
+    def close(self) -> None:
+        """Leave the upload for the next request to resume. Nothing after a commit or a cancel; may be called twice."""
+        ...
+
+
+def append(upload: Upload, data: bytes | bytearray | memoryview) -> None:
+    """Write and hash in the calling thread."""
+    upload.write(data)
+    upload.hash(data)
