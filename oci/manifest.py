@@ -117,7 +117,7 @@ def _media_type(value: Mapping[str, object], content_type: str | None) -> str:
     if declared is not None and not isinstance(declared, str):
         raise InvalidManifest("the manifest is not valid: mediaType must be a string")
     version = value.get("schemaVersion")
-    if version == 1 or declared in mediatypes.SCHEMA1 or content_type in mediatypes.SCHEMA1:
+    if (version is not True and version == 1) or declared in mediatypes.SCHEMA1 or content_type in mediatypes.SCHEMA1:
         raise InvalidManifest(
             "Docker image manifest schema 1 is not supported: push it again with Docker 1.10 or newer"
         )

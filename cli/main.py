@@ -1,0 +1,34 @@
+"""``portside``: the verbs. Each one imports what it needs when it runs, so that all of them start at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cli.options import Failure
+from cli.serve import serve
+
+app = typer.Typer(
+    name="portside",
+    help="A self-hosted image hub: an OCI registry, and the engine that runs its images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+app.command()(serve)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except Failure as failure:
+        print(f"portside: {failure}", file=sys.stderr)
+        sys.exit(failure.code)
+
+
+if __name__ == "__main__":
+    main()

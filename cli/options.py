@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def default_root() -> Path:
+    """Where a hub lives when nobody says: the system's place for root, the user's own otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/portside")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "portside"
+
+
+RootOption = Annotated[
+    Path,
+    typer.Option(
+        "--root",
+        envvar="PORTSIDE_ROOT",
+        help="The hub's directory.",
+        default_factory=default_root,
+        show_default=False,
+        file_okay=False,
+    ),
+]
+
+
+class Failure(Exception):
+    """What ends a command with a message and an exit code, without a traceback."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        self.code = code
+        super().__init__(message)

@@ -1,0 +1,145 @@
+"""GET, HEAD and DELETE of blobs (distribution-spec end-2 and end-10)."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from oci.digest import Digest
+from oci.errors import ErrorCode
+from registry.errors import RequestError
+from registry.messages import FileBody, Headers, Request, Response, without_body
+from registry.routes import Route
+from registry.threads import Disk
+from storage.blobs import BlobReader
+from storage.errors import BlobNotFound
+
+INLINE_MAX = 64 * 1024
+"""A blob of at most so many bytes is read into memory and sent with its head in one write."""
+
+_RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})[ \t]*-[ \t]*([0-9]{0,18})[ \t]*\Z", re.IGNORECASE)
+
+
+class Blobs(Protocol):
+    """The part of a blob store that serving needs."""
+
+    def size(self, digest: Digest) -> int | None: ...
+    def open(self, digest: Digest) -> BlobReader: ...
+
+
+class Links(Protocol):
+    """The part of the metadata that serving blobs needs."""
+
+    def has_blob(self, repository: str, digest: Digest) -> bool: ...
+    def unlink_blob(self, repository: str, digest: Digest) -> bool: ...
+
+
+class BlobHandlers:
+    """The blob end-points."""
+
+    def __init__(self, blobs: Blobs, links: Links, disk: Disk) -> None:
+        self._blobs = blobs
+        self._links = links
+        self._disk = disk
+
+    def head(self, request: Request, route: Route) -> Response:
+        """The size from one stat; the blob is never opened."""
+        digest = self._linked(route)
+        size = self._blobs.size(digest)
+        if size is None:
+            raise _unknown(digest, route.repository)
+        headers = _headers(digest)
+        if _matches(request.header(b"if-none-match"), digest):
+            return Response(304, headers)
+        return Response(200, [(b"content-length", b"%d" % size), *headers])
+
+    def get(self, request: Request, route: Route) -> Response:
+        """The blob, or the part of it that Range asks for (RFC 9110 section 14; of several ranges none is obeyed)."""
+        digest = self._linked(route)
+        headers = _headers(digest)
+        if request.is_conditional and _matches(request.header(b"if-none-match"), digest):
+            return Response(304, headers)
+        try:
+            reader = self._blobs.open(digest)
+        except BlobNotFound:
+            raise _unknown(digest, route.repository) from None
+        try:
+            span = self._span(request, digest, reader.size)
+            offset, length, status = (0, reader.size, 200) if span is None else (*span, 206)
+            headers.append((b"content-length", b"%d" % length))
+            if status == 206:
+                headers.append((b"content-range", b"bytes %d-%d/%d" % (offset, offset + length - 1, reader.size)))
+            if length <= INLINE_MAX:
+                body = _read_whole(reader, offset, length)
+                reader.close()
+                return Response(status, headers, body)
+        except BaseException:
+            reader.close()
+            raise
+        return Response(status, headers, FileBody(reader, offset, length))
+
+    async def delete(self, request: Request, route: Route) -> Response:
+        """Take the blob out of the repository. Its bytes stay for others, and for the collector."""
+        if not await self._disk.run(self._links.unlink_blob, route.repository, route.reference):
+            raise _unknown(route.reference, route.repository)
+        return without_body(202)
+
+    def _linked(self, route: Route) -> Digest:
+        digest = route.reference
+        assert isinstance(digest, Digest)
+        if not self._links.has_blob(route.repository, digest):
+            raise _unknown(digest, route.repository)
+        return digest
+
+    @staticmethod
+    def _span(request: Request, digest: Digest, size: int) -> tuple[int, int] | None:
+        """Offset and length of the one range that is asked for, None for the whole; RequestError RANGE_INVALID."""
+        if not request.is_conditional:
+            return None
+        text = request.header(b"range")
+        if text is None or not text.lower().startswith("bytes") or "," in text:
+            return None
+        condition = request.header(b"if-range")
+        if condition is not None and condition != f'"{digest}"':
+            return None
+        found = _RANGE.match(text)
+        if found is not None and (found[1] or found[2]):
+            first, last = found[1], found[2]
+            start = int(first) if first else max(size - int(last), 0)
+            end = min(int(last), size - 1) if first and last else size - 1
+            if start <= end and (first or int(last)):
+                return start, end - start + 1
+        raise RequestError(
+            ErrorCode.RANGE_INVALID,
+            f"the range {text[:100]!r} is not within the {size} bytes of blob {digest}",
+            headers=[(b"content-range", b"bytes */%d" % size)],
+        )
+
+
+def _read_whole(reader: BlobReader, offset: int, length: int) -> bytes:
+    data = reader.read(offset, length)
+    if len(data) != length:
+        raise OSError("the blob's file is shorter than its size: run `portside check`")
+    return data
+
+
+def _headers(digest: Digest) -> Headers:
+    text = str(digest).encode("ascii")
+    return [
+        (b"content-type", b"application/octet-stream"),
+        (b"docker-content-digest", text),
+        (b"etag", b'"' + text + b'"'),
+        (b"accept-ranges", b"bytes"),
+        (b"cache-control", b"max-age=31536000"),
+    ]
+
+
+def _matches(condition: str | None, digest: Digest) -> bool:
+    """Whether If-None-Match names the digest (RFC 9110 section 13.1.2)."""
+    if condition is None:
+        return False
+    return condition == "*" or any(tag.strip().removeprefix("W/") == f'"{digest}"' for tag in condition.split(","))
+
+
+def _unknown(digest: Digest | str, repository: str) -> RequestError:
+    return RequestError(ErrorCode.BLOB_UNKNOWN, f"blob {digest} is not in the repository {repository}")

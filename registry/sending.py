@@ -1,0 +1,94 @@
+"""Large response bodies: ``sendfile`` in slices, from the event loop, without the loop ever waiting for a disk or a client.
+
+uvloop has no sendfile, and its transport owns the socket: so a duplicate of the descriptor is written to directly, and the loop is asked
+when that can take more. A slice is short enough that small requests beside many downloads wait a millisecond or two at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+import anyio
+import anyio.to_thread
+
+from registry.messages import FileBody
+
+SLICE = 512 * 1024
+"""Bytes sent before other connections get their turn."""
+STALL_TIMEOUT = 120.0
+"""Seconds that a client may take nothing before its download is given up."""
+READ_AHEAD = 4 * 1024 * 1024
+
+_MSG_MORE = getattr(socket, "MSG_MORE", 0)
+
+
+class SendFailed(Exception):
+    """The client went away or stalled, or the file ended early: the connection is of no more use."""
+
+
+async def send_file(sock: socket.socket, head: bytes, body: FileBody, cold_reads: anyio.CapacityLimiter) -> None:
+    """Write a head and a part of a file to a non-blocking socket; SendFailed. The reader stays open."""
+    offset, left, fd = body.offset, body.length, body.reader.fileno()
+    try:
+        while head:
+            try:
+                head = head[sock.send(head, _MSG_MORE if left else 0) :]
+            except BlockingIOError:
+                await _writable(sock)
+        cached_until = offset
+        while left:
+            size = min(left, SLICE)
+            if offset + size > cached_until and not _is_cached(fd, offset + size - 1):
+                ahead = min(left, READ_AHEAD)
+                await anyio.to_thread.run_sync(_read_through, fd, offset, ahead, limiter=cold_reads)
+                cached_until = offset + ahead
+            try:
+                sent = os.sendfile(sock.fileno(), fd, offset, size)
+            except BlockingIOError:
+                await _writable(sock)
+                continue
+            if not sent:
+                raise SendFailed("the blob's file is shorter than its metadata says: run `portside check`")
+            offset += sent
+            left -= sent
+            await asyncio.sleep(0)
+    except OSError as error:
+        raise SendFailed(f"the client closed the connection: {error.strerror}") from error
+
+
+def _is_cached(fd: int, offset: int) -> bool:
+    """Whether the page at an offset is in memory, so that a sendfile there will not wait for the disk."""
+    try:
+        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # this filesystem cannot tell: tmpfs, which is memory, or a network's
+        return True
+    return True
+
+
+def _read_through(fd: int, offset: int, size: int) -> None:
+    """Bring a range into the page cache, in a thread."""
+    os.posix_fadvise(fd, offset, size, os.POSIX_FADV_WILLNEED)
+    buffer = bytearray(128 * 1024)
+    end = offset + size
+    while offset < end:
+        got = os.preadv(fd, [buffer], offset)
+        if not got:
+            return
+        offset += got
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(sock.fileno(), lambda: None if ready.done() else ready.set_result(None))
+    try:
+        async with asyncio.timeout(STALL_TIMEOUT):
+            await ready
+    except TimeoutError:
+        raise SendFailed(f"the client took nothing for {STALL_TIMEOUT:.0f} s") from None
+    finally:
+        loop.remove_writer(sock.fileno())

@@ -1,0 +1,117 @@
+"""One server process: uvicorn's loop and signals around our connections, with what has to happen now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import socket
+import sys
+from functools import partial
+from typing import Any, Protocol, cast
+
+import anyio.to_thread
+from uvicorn.config import Config
+from uvicorn.server import Server
+
+from registry.app import Registry
+from registry.log import AccessLog
+from registry.serving import HTTPConnection, Service
+
+logger = logging.getLogger("portside.registry")
+
+UPLOAD_LIFETIME = 24 * 3600.0
+"""Seconds after which an upload that nobody goes on with is dropped."""
+EXPIRY_INTERVAL = 600.0
+"""Seconds between two looks for such uploads. The first comes after one interval: nothing is walked at start."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread that computes gives the interpreter to another: the loop must not wait 5 ms, Python's default."""
+
+
+class Uploads(Protocol):
+    """What is expired."""
+
+    def expire_uploads(self, older_than: float) -> int: ...
+
+
+class RegistryServer(Server):
+    """uvicorn's server, whose ticks (ten a second) also write the log, move the clock and sweep idle connections."""
+
+    def __init__(self, config: Config, service: Service, uploads: Uploads) -> None:
+        super().__init__(config)
+        self._service = service
+        self._uploads = uploads
+        self._next_expiry = 0.0
+
+    async def on_tick(self, counter: int) -> bool:
+        log = self._service.log
+        if lines := log.take():
+            await anyio.to_thread.run_sync(log.write, lines)
+        if counter % 10 == 0:
+            log.tick()
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                held = cast(HTTPConnection, connection)
+                if held.deadline < now:
+                    held.expire()
+            if not self._next_expiry:
+                self._next_expiry = now + EXPIRY_INTERVAL
+            elif now >= self._next_expiry:
+                self._next_expiry = now + EXPIRY_INTERVAL
+                await anyio.to_thread.run_sync(self._expire)
+        return self.should_exit
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._service.log.write(self._service.log.take())
+
+    def _expire(self) -> None:
+        try:
+            dropped = self._uploads.expire_uploads(UPLOAD_LIFETIME)
+        except OSError as error:
+            logger.warning("abandoned uploads could not be dropped: %s", error)
+        else:
+            if dropped:
+                logger.info("%d uploads that nobody went on with for a day were dropped", dropped)
+
+
+def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], log: AccessLog, grace: float) -> None:
+    """Serve a registry on listening sockets until SIGTERM or SIGINT; what is in flight then has ``grace`` seconds to end."""
+    _tune_memory()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    service = Service(registry, log, grace)
+    config = Config(
+        cast(Any, _no_application),
+        http=cast(Any, partial(HTTPConnection, service)),
+        ws="none",
+        loop="uvloop",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        interface="asgi3",
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(int(grace), 1),
+        backlog=4096,
+    )
+    for listener in sockets:
+        listener.setblocking(False)
+        with contextlib.suppress(OSError):  # not a TCP socket
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    gc.collect()
+    gc.freeze()  # what was imported lives as long as the process: no collection has to look at it again
+    RegistryServer(config, service, uploads).run(sockets)
+
+
+async def _no_application(scope: object, receive: object, send: object) -> None:
+    raise NotImplementedError("connections are answered by registry.serving, not by uvicorn's ASGI call")
+
+
+def _tune_memory() -> None:
+    """Keep glibc from giving the heap's end back after every body (mallopt(3)): a page fault for each block otherwise."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 64 * 1024 * 1024)
+        mallopt(mmap_threshold, 64 * 1024 * 1024)

@@ -1,0 +1,52 @@
+"""What a registry answers outside ``/v2/``: a word of welcome, and its health. A starlette application, made when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+from registry.asgi import Application, Message
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+WELCOME = "Portside, an OCI registry. Images are pushed to and pulled from this address; the API is below /v2/.\n"
+
+
+class Health(Protocol):
+    """What health is asked of: a look-up that fails when the metadata cannot be read."""
+
+    def generation(self) -> int: ...
+
+
+class Site:
+    """The application. starlette is imported with the first request for it: a registry that only pushes and pulls starts without."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._application: Application | None = None
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        if self._application is None:
+            self._application = self._build()
+        await self._application(scope, receive, send)
+
+    def _build(self) -> Application:
+        from starlette.applications import Starlette
+        from starlette.responses import JSONResponse, PlainTextResponse
+        from starlette.routing import Route
+
+        async def welcome(request: Request) -> Response:
+            return PlainTextResponse(WELCOME)
+
+        async def health(request: Request) -> Response:
+            self._health.generation()
+            return JSONResponse({"status": "ok"})
+
+        return Starlette(routes=[Route("/", welcome), Route("/healthz", health)])
