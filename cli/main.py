@@ -6,8 +6,12 @@ import sys
 
 import typer
 
+from cli.check import check
+from cli.images import images
 from cli.options import Failure
+from cli.run import run
 from cli.serve import serve
+from cli.transfer import copy, pull, push
 
 app = typer.Typer(
     name="portside",
@@ -18,7 +22,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-app.command()(serve)
+for verb in (serve, pull, push, copy, images, check):
+    app.command()(verb)
+# What follows the image's name is the program's own.
+app.command(context_settings={"allow_interspersed_args": False})(run)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -41,7 +42,7 @@ def serve(
     sock = _bind(listen)
     _prepare(root)
     host, port = sock.getsockname()[:2]
-    _banner(root, host, port, workers)
+    _announce(root, host, port, workers)
     if workers == 1:
         _serve_one(root, sock, grace, floor)
     else:
@@ -90,8 +91,6 @@ def _serve_one(root: Path, sock: socket.socket, grace: float, floor: int | None)
     store = FilesystemBlobStore(root, floor=None if floor is None else floor * 1024 * 1024)
     try:
         run(Registry(store, metadata), store, [sock], AccessLog(sys.stderr, human), grace)
-    except KeyboardInterrupt:
-        pass
     finally:
         metadata.close()
 
@@ -128,15 +127,20 @@ def _serve_many(root: Path, sock: socket.socket, workers: int, grace: float, flo
         process.wait()
 
 
-def _banner(root: Path, host: str, port: int, workers: int) -> None:
-    """What to type next. On standard error, as the log is."""
-    if not sys.stderr.isatty():
-        return
+def _announce(root: Path, host: str, port: int, workers: int) -> None:
+    """Say where the registry is, and on a terminal what to type next. On standard error, as the log is."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    near = f"localhost:{port}" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else address
     many = f" with {workers} workers" if workers > 1 else ""
+    first = f"Portside serves {root} on http://{address}{many}"
+    if not sys.stderr.isatty():
+        from registry.log import configure
+
+        configure(sys.stderr, human=False)
+        logging.getLogger("portside").info(first)
+        return
+    near = f"localhost:{port}" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else address
     print(
-        f"Portside serves {root} on http://{address}{many}. Stop it with ctrl-c. Try:\n"
+        f"{first}. Stop it with ctrl-c. Try:\n"
         f"  docker tag busybox {near}/demo/busybox:1 && docker push {near}/demo/busybox:1\n"
         f"  portside copy oci:DIRECTORY {near}/demo/app:1\n"
         f"  portside run {near}/demo/busybox:1 echo hello",

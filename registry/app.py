@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from registry.asgi import call
 from registry.blobs import BlobHandlers
@@ -29,7 +30,7 @@ REUSED_BYTES_MAX = 8 * 1024 * 1024
 API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 
 
-class Metadata(Facts, Changes):
+class Metadata(Facts, Changes, Protocol):
     """Everything that the registry asks of the metadata; the handlers each name the small part they need."""
 
 

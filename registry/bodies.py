@@ -19,7 +19,7 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from registry.errors import BodyTimeout, BodyTooLarge, ClientGone
+from registry.errors import BodyTimeout, BodyTooLarge, ClientGone, ServerEnding
 from registry.framing import Counted, Framing
 from registry.messages import BadRequest
 
@@ -183,7 +183,7 @@ class Body:
     async def pump_into(self, sink: Sink) -> None:
         """Write and hash the rest of the body; what came is in the sink also when this raises.
 
-        BodyTimeout, ClientGone, BadRequest, and whatever the sink raises.
+        BodyTimeout, ClientGone, ServerEnding, BadRequest, and whatever the sink raises.
         """
         if self._framing.complete:
             return
@@ -196,6 +196,8 @@ class Body:
                 outcome = await anyio.to_thread.run_sync(self._pump, sock, sink, limiter=self._pumps.limiter)
                 if outcome is Outcome.COMPLETE:
                     return
+                if outcome is Outcome.STOPPED and not self._ended:
+                    raise ServerEnding
                 if outcome is not Outcome.STARVED or self._connection.is_lost():
                     raise ClientGone
                 await _readable(sock, IDLE_TIMEOUT)

@@ -42,6 +42,13 @@ class BodyTimeout(Exception):
         super().__init__(f"no byte of the body came for {seconds:.0f} s; what came before is kept and can be resumed")
 
 
+class ServerEnding(Exception):
+    """The server was told to end and the grace is over."""
+
+    def __init__(self) -> None:
+        super().__init__("the registry is being stopped; what came of the body is kept: resume the upload in a moment")
+
+
 class ClientGone(Exception):
     """The client closed the connection in the middle of its request: there is nobody to answer."""
 
@@ -49,6 +56,7 @@ class ClientGone(Exception):
 CODES: dict[type[Exception], ErrorCode] = {
     BadRequest: ErrorCode.REQUEST_INVALID,
     BodyTimeout: ErrorCode.REQUEST_TIMEOUT,
+    ServerEnding: ErrorCode.UNAVAILABLE,
     BodyTooLarge: ErrorCode.MANIFEST_TOO_LARGE,
     InvalidManifest: ErrorCode.MANIFEST_INVALID,
     BlobNotFound: ErrorCode.BLOB_UNKNOWN,
@@ -61,6 +69,7 @@ CODES: dict[type[Exception], ErrorCode] = {
 
 _HEADERS: dict[ErrorCode, list[tuple[bytes, bytes]]] = {
     ErrorCode.TOOMANYREQUESTS: [(b"retry-after", b"1")],
+    ErrorCode.UNAVAILABLE: [(b"retry-after", b"1")],
     ErrorCode.STORAGE_FULL: [(b"retry-after", b"60")],
 }
 

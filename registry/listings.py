@@ -113,4 +113,4 @@ def _page(request: Request) -> tuple[int, str]:
         raise RequestError(
             ErrorCode.PAGINATION_NUMBER_INVALID, f"n={text[:40]!r} is not a number of results, 0 or more"
         )
-    return min(int(text[:9]), PAGE_MAX), after
+    return min(int(text.lstrip("0")[:9] or "0"), PAGE_MAX), after

@@ -46,7 +46,7 @@ class AccessLog:
             self._clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
 
     def record(self, request: Request, response: Response, finished: float) -> None:
-        """Keep one line; ``finished`` by the same clock as ``request.started``."""
+        """Keep one line; ``finished`` by the clock of ``request.started``, perf_counter."""
         body = response.body
         size = body.length if isinstance(body, FileBody) else len(body)
         took = (finished - request.started) * 1000

@@ -7,6 +7,8 @@ import contextlib
 import ctypes
 import gc
 import logging
+import resource
+import signal
 import socket
 import sys
 from functools import partial
@@ -80,6 +82,7 @@ class RegistryServer(Server):
 def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], log: AccessLog, grace: float) -> None:
     """Serve a registry on listening sockets until SIGTERM or SIGINT; what is in flight then has ``grace`` seconds to end."""
     _tune_memory()
+    _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
     service = Service(registry, log, grace)
     config = Config(
@@ -99,6 +102,9 @@ def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], lo
         listener.setblocking(False)
         with contextlib.suppress(OSError):  # not a TCP socket
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises what it caught once more when it is done; by then there is nothing left to end but the process itself.
+        signal.signal(number, lambda *_: None)
     gc.collect()
     gc.freeze()  # what was imported lives as long as the process: no collection has to look at it again
     RegistryServer(config, service, uploads).run(sockets)
@@ -106,6 +112,12 @@ def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], lo
 
 async def _no_application(scope: object, receive: object, send: object) -> None:
     raise NotImplementedError("connections are answered by registry.serving, not by uvicorn's ASGI call")
+
+
+def _raise_descriptor_limit() -> None:
+    """Take all the file descriptors that may be had: a download holds three."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _tune_memory() -> None:

@@ -13,6 +13,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable
+from time import perf_counter
 from typing import Any, Protocol, cast
 
 import anyio
@@ -94,6 +95,7 @@ class HTTPConnection(asyncio.Protocol):
         self._writable = True
         self._drained: asyncio.Future[None] | None = None
         self._continue = False
+        self._keep_alive = True
         self._is_conditional = False
         self._transport: asyncio.Transport
         self._client = ""
@@ -109,7 +111,7 @@ class HTTPConnection(asyncio.Protocol):
         self.deadline = self._loop.time() + KEEP_ALIVE_TIMEOUT
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state.connections.discard(self)  # type: ignore[arg-type]
+        self._state.connections.discard(self)
         self._lost = True
         self._end_drain()
         if self._body is not None:
@@ -190,6 +192,10 @@ class HTTPConnection(asyncio.Protocol):
         if name in _NOTED:
             self._noted.append((name, value))
 
+    def on_headers_complete(self) -> None:
+        # Asked here, because the parser forgets it with the end of a message that has no body.
+        self._keep_alive = self._parser.should_keep_alive()
+
     def _advance(self) -> None:
         """Answer the requests that lie in the buffer, until one has to be waited for."""
         while not self._busy and self._writable and not self._lost:
@@ -197,13 +203,20 @@ class HTTPConnection(asyncio.Protocol):
             if not buffer:
                 self.deadline = self._loop.time() + KEEP_ALIVE_TIMEOUT
                 break
+            if buffer[0] == 13 and buffer.startswith(b"\r\n"):
+                self._buffer = buffer[2:]  # RFC 9112 section 2.2: an empty line before a request is ignored
+                continue
             end = buffer.find(b"\r\n\r\n")
             if 0 <= end <= HEAD_MAX:
                 self._buffer = buffer[end + 4 :]
                 self._head_is_partial = False
                 self._begin(buffer[: end + 4])
-            elif buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2: an empty line before a request is ignored
-                self._buffer = buffer[2:]
+            elif not buffer[:1].isalpha() and buffer != b"\r":
+                # Clients try TLS first, where they may fall back, and wait for our answer as long as we would for the head's end.
+                self._refuse(
+                    ErrorCode.REQUEST_INVALID,
+                    "this is not an HTTP/1.1 request (was it TLS? this port speaks plain HTTP)",
+                )
             elif len(buffer) > HEAD_MAX:
                 self._refuse(ErrorCode.REQUEST_INVALID, f"the request's head is longer than {HEAD_MAX} bytes", 431)
             else:
@@ -241,8 +254,8 @@ class HTTPConnection(asyncio.Protocol):
             self._target,
             self._headers,
             client=self._client,
-            keep_alive=parser.should_keep_alive(),
-            started=self._loop.time(),
+            keep_alive=self._keep_alive,
+            started=perf_counter(),
             request_id=self._service.log.next_id(),
             is_conditional=self._is_conditional,
         )
@@ -267,6 +280,8 @@ class HTTPConnection(asyncio.Protocol):
         lengths: list[bytes] = []
         encodings: list[bytes] = []
         hosts = 0
+        if version not in ("1.1", "1.0"):
+            raise RequestError(ErrorCode.REQUEST_INVALID, f"HTTP/{version} is not spoken here, HTTP/1.1 is")
         self._continue = self._is_conditional = False
         for name, value in self._noted:
             if name == b"host":
@@ -369,7 +384,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def _finish(self, request: Request, response: Response) -> None:
         """One request is answered: log it, and go on with the next one or close."""
-        self._service.log.record(request, response, self._loop.time())
+        self._service.log.record(request, response, perf_counter())
         self._busy = False
         if not self._lost and (response.close or self._closing or not request.keep_alive):
             self._lost = True
@@ -386,12 +401,12 @@ class HTTPConnection(asyncio.Protocol):
             [],
             client=self._client,
             keep_alive=False,
-            started=self._loop.time(),
+            started=perf_counter(),
             request_id=request_id,
         )
         self._buffer = b""
         self._write(request, response)
-        self._service.log.record(request, response, self._loop.time())
+        self._service.log.record(request, response, perf_counter())
         self._lost = True
         self._transport.close()
 

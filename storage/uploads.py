@@ -40,8 +40,8 @@ class Upload(Protocol):
     def commit(self, expected: Digest) -> int:
         """Make the upload a blob: compare, sync, publish, sync the directory. The size in bytes; DigestMismatch and StoreFull.
 
-        After a mismatch the upload is gone (its bytes are not what anyone announced). Committing a blob that is there already replaces it by
-        these verified bytes: that is what heals a damaged one.
+        After a mismatch the upload is gone (its bytes are not what anyone announced). Committing a blob that is there already
+        replaces it by these verified bytes: that is what heals a damaged one.
         """
         ...
 

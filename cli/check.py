@@ -1,0 +1,52 @@
+"""``portside check``: is everything that was stored still what it was?"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.options import Failure, RootOption
+
+
+def check(
+    root: RootOption,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move damaged blobs aside, so that a push heals them.")
+    ] = False,
+) -> None:
+    """Verify every blob, manifest, tag and link of a root. Servers may go on.
+
+    Ends with 0 where all is well, with 1 where something is wrong.
+
+    Example: portside check --root /srv/hub
+    """
+    from cli.progress import human
+    from storage.check import check as run
+    from storage.errors import StorageError
+
+    def show(blobs: int, size: int) -> None:
+        print(f"\r{blobs} blobs, {human(size)} verified", end="", file=sys.stderr, flush=True)
+
+    watching = sys.stderr.isatty()
+    if not (root / "metadata.db").exists():
+        raise Failure(
+            f"{root} is no root of a hub: it has no metadata.db. Name the one that `portside serve` uses with --root."
+        )
+    try:
+        report = run(root, repair=repair, progress=show if watching else None)
+    except (StorageError, OSError) as error:
+        raise Failure(f"the root {root} cannot be checked: {error}") from error
+    if watching:
+        print(file=sys.stderr)
+    print(
+        f"{report.blobs} blobs ({human(report.bytes)}), {report.manifests} manifests and {report.tags} tags verified; "
+        f"{report.unreferenced} blobs that no repository holds, {report.sparse} references to what was never pushed"
+    )
+    for line in report.repaired:
+        print(f"repaired: {line}")
+    for line in report.problems:
+        print(f"problem: {line}")
+    if report.problems:
+        raise Failure(f"{len(report.problems)} problems were found in {root}")

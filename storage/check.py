@@ -1,0 +1,183 @@
+"""Verify a store: every byte against its digest, every fact against the bytes and the other facts.
+
+It runs beside live servers: what looks wrong is looked at once more before it is reported, since a push or a delete may have come between.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oci.digest import Digest, InvalidDigest
+from storage.errors import BlobNotFound
+from storage.filesystem import FilesystemBlobStore, digest_file
+from storage.sqlite import SQLiteMetadata
+
+THREADS = 2
+AHEAD = 64
+"""Blobs whose hashes are under way or done but not yet looked at."""
+
+Progress = Callable[[int, int], None]
+"""Told (blobs verified so far, bytes read so far)."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found. ``problems`` are for a person to act on; the counts below are how a healthy store may look."""
+
+    problems: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    blobs: int = 0
+    bytes: int = 0
+    manifests: int = 0
+    tags: int = 0
+    unreferenced: int = 0
+    """Blob files that no repository knows: a crash between publishing and recording leaves them. Harmless; a collector takes them."""
+    sparse: int = 0
+    """References to content that was never pushed to the hub, which sparse images and indexes may have."""
+
+
+def check(root: Path, *, repair: bool = False, progress: Progress | None = None) -> Report:
+    """Verify the store below ``root``. With ``repair``, damaged blobs are moved to ``quarantine/``, so that the next push heals them."""
+    store = FilesystemBlobStore(root, floor=0)
+    metadata = SQLiteMetadata(root)
+    report = Report()
+    try:
+        _check_database(metadata, report)
+        _check_bytes(store, metadata, report, repair, progress or (lambda blobs, size: None))
+        _check_links(store, metadata, report)
+        _check_manifests(metadata, report)
+        _check_tags(metadata, report)
+        _check_references(store, metadata, report)
+    finally:
+        metadata.close()
+    return report
+
+
+def _check_database(metadata: SQLiteMetadata, report: Report) -> None:
+    connection = sqlite3.connect(f"file:{metadata.paths.metadata}?mode=ro", uri=True)
+    try:
+        for (line,) in connection.execute("PRAGMA quick_check(20)"):
+            if line != "ok":
+                report.problems.append(
+                    f"the database {metadata.paths.metadata} is damaged: {line}. Stop the servers and restore it from a backup."
+                )
+    finally:
+        connection.close()
+
+
+def _check_bytes(
+    store: FilesystemBlobStore, metadata: SQLiteMetadata, report: Report, repair: bool, progress: Progress
+) -> None:
+    """Read every blob file once."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for digest, size, is_good in _verified(store, pool):
+            report.blobs += 1
+            report.bytes += size
+            progress(report.blobs, report.bytes)
+            if not is_good and not _is_good(store, digest)[1]:
+                _report_damage(store, digest, report, repair)
+            elif metadata.blob_size(digest) is None:
+                report.unreferenced += 1
+            elif metadata.blob_size(digest) != size:
+                report.problems.append(
+                    f"blob {digest} has {size} bytes, the metadata say {metadata.blob_size(digest)}: push it again, that corrects them"
+                )
+
+
+def _verified(store: FilesystemBlobStore, pool: ThreadPoolExecutor) -> Iterator[tuple[Digest, int, bool]]:
+    """Every blob with its size and whether its bytes are its own, hashed a little ahead. One that goes meanwhile is passed over."""
+    waiting: list[tuple[Digest, Future[tuple[int, bool]]]] = []
+    walk = store.digests()
+    while True:
+        while len(waiting) < AHEAD and (digest := next(walk, None)) is not None:
+            waiting.append((digest, pool.submit(_is_good, store, digest)))
+        if not waiting:
+            return
+        digest, future = waiting.pop(0)
+        try:
+            size, is_good = future.result()
+        except BlobNotFound:
+            continue
+        yield digest, size, is_good
+
+
+def _is_good(store: FilesystemBlobStore, digest: Digest) -> tuple[int, bool]:
+    """A blob's size, and whether its bytes have its digest; one that cannot be read is not good. BlobNotFound."""
+    reader = store.open(digest)
+    try:
+        return reader.size, digest_file(reader.fileno(), digest.algorithm) == digest
+    except OSError:
+        return reader.size, False
+    finally:
+        reader.close()
+
+
+def _report_damage(store: FilesystemBlobStore, digest: Digest, report: Report, repair: bool) -> None:
+    if not repair:
+        report.problems.append(
+            f"blob {digest} is damaged: its bytes have another digest. Run `portside check --repair`, then push an image that has it"
+        )
+        return
+    aside = store.quarantine(digest)
+    report.repaired.append(
+        f"blob {digest} was damaged; its bytes are now {aside}. The next push of an image that has it heals it"
+    )
+
+
+def _check_links(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: Report) -> None:
+    """Every blob that a repository holds has bytes."""
+    query = "SELECT b.id, b.digest FROM blobs b WHERE EXISTS (SELECT 1 FROM repository_blobs l WHERE l.blob_id = b.id) AND b.id > ?"
+    for _, text in metadata.scan(f"{query} ORDER BY b.id LIMIT ?"):
+        digest = Digest.parse(str(text))
+        if store.size(digest) is None and (holders := metadata.blob_holders(digest)) and store.size(digest) is None:
+            report.problems.append(
+                f"blob {digest} is missing; {', '.join(holders)} had it. Push an image that has it to one of them: all are healed"
+            )
+
+
+def _check_manifests(metadata: SQLiteMetadata, report: Report) -> None:
+    """Every manifest's bytes have its digest."""
+    for _, text, size, body in metadata.scan(
+        "SELECT id, digest, size, body FROM manifests WHERE id > ? ORDER BY id LIMIT ?"
+    ):
+        report.manifests += 1
+        try:
+            is_good = isinstance(body, bytes) and len(body) == size and Digest.parse(str(text)).matches(body)
+        except InvalidDigest:
+            is_good = False
+        if not is_good:
+            report.problems.append(f"manifest {text} is damaged in the metadata: delete it and push its image again")
+
+
+def _check_tags(metadata: SQLiteMetadata, report: Report) -> None:
+    """Every tag names a manifest that its repository holds."""
+    query = (
+        "SELECT r.id, r.name,"
+        " (SELECT count(*) FROM tags t WHERE t.repository_id = r.id),"
+        " (SELECT count(*) FROM tags t JOIN repository_manifests h"
+        "  ON h.repository_id = t.repository_id AND h.manifest_id = t.manifest_id JOIN manifests m ON m.id = h.manifest_id"
+        "  WHERE t.repository_id = r.id)"
+        " FROM repositories r WHERE r.id > ? ORDER BY r.id LIMIT ?"
+    )
+    for _, name, tags, resolved in metadata.scan(query):
+        report.tags += int(str(tags))
+        if tags != resolved:
+            report.problems.append(
+                f"repository {name} has {int(str(tags)) - int(str(resolved))} tags whose manifest it does not hold: push them again"
+            )
+
+
+def _check_references(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: Report) -> None:
+    """Count what manifests refer to and nobody ever pushed. (What was pushed and is lost is a problem that the links have told.)"""
+    query = (
+        "SELECT m.id, (SELECT count(*) FROM manifest_references f WHERE f.manifest_id = m.id AND ("
+        " (f.kind = 'blob' AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = f.digest)) OR"
+        " (f.kind <> 'blob' AND NOT EXISTS (SELECT 1 FROM manifests o WHERE o.digest = f.digest))))"
+        " FROM manifests m WHERE m.id > ? ORDER BY m.id LIMIT ?"
+    )
+    for _, missing in metadata.scan(query):
+        report.sparse += int(str(missing))

@@ -1,0 +1,385 @@
+"""Blobs as files: the embedded default.
+
+`start -> write … -> commit`: a file under ``uploads/`` grows, is synced, and is renamed to ``blobs/ALGORITHM/ab/abcdef…``, whose
+directory is synced then. So a blob is there whole or not at all, also after a power cut, and a reader that has one open keeps its
+bytes when the same blob is pushed again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+from oci.digest import HEX_LENGTH, Digest, Hasher, InvalidDigest, hasher
+from storage.errors import BlobNotFound, DigestMismatch, StoreFull, UploadBusy, UploadNotFound
+from storage.paths import BLOB_MODE, PRIVATE_MODE, make_directory, prepare, prepare_blobs, sync_directory
+
+WRITE_BACK = 8 * 1024 * 1024
+"""Bytes after which the kernel is asked to begin writing them out, so that the sync at the end finds little left to do."""
+SPACE_CHECK = 64 * 1024 * 1024
+"""Bytes between two looks at the free space."""
+FLOOR_MAX = 1024**3
+FLOOR_SHARE = 0.05
+"""The free space that is kept by default: the smaller of 1 GiB and a twentieth of the filesystem."""
+READ_SIZE = 1024 * 1024
+HASH_STATES_MAX = 1024
+"""Uploads between two requests whose hash is remembered; another one's file is read again, once."""
+
+_UPLOAD_ID = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\Z")
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+class FileReader:
+    """An open blob. ``size`` in bytes."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.size = os.fstat(fd).st_size
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes from ``offset``; fewer only at the end."""
+        data = os.pread(self._fd, length, offset)
+        while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class HashStates:
+    """The hashes of uploads that wait for their next request, in this process. Bounded: the oldest go first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, upload_id: str, state: Hasher, length: int) -> None:
+        """Remember a hash of an upload's first ``length`` bytes."""
+        with self._lock:
+            self._kept[upload_id] = (state, length)
+            while len(self._kept) > HASH_STATES_MAX:
+                self._kept.popitem(last=False)
+
+    def take(self, upload_id: str, length: int) -> Hasher | None:
+        """The hash, if it is of exactly ``length`` bytes: another process may have gone on with the upload meanwhile."""
+        with self._lock:
+            state, hashed = self._kept.pop(upload_id, (None, -1))
+        return state if hashed == length else None
+
+
+class FileUpload:
+    """An upload that one request has taken up: its file is locked until `commit`, `cancel` or `close`."""
+
+    def __init__(self, store: FilesystemBlobStore, upload_id: str, path: Path, fd: int) -> None:
+        self.id = upload_id
+        self._store = store
+        self._path = path
+        self._fd = fd
+        self._offset = os.fstat(fd).st_size
+        self._written_back = self._offset
+        self._checked = self._offset
+        self._hashed = self._offset
+        self._hasher: Hasher | None = hasher() if self._offset == 0 else store.hash_states.take(upload_id, self._offset)
+
+    @property
+    def offset(self) -> int:
+        """Bytes written."""
+        return self._offset
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write at the end; StoreFull, where what fitted counts."""
+        if self._offset - self._checked >= SPACE_CHECK:
+            self._store.check_space()
+            self._checked = self._offset
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, self._offset)
+                self._offset += written
+                view = view[written:]
+        except OSError as error:
+            raise self._store.translate(error) from error
+        if self._offset - self._written_back >= WRITE_BACK:
+            _begin_write_back(self._fd, self._written_back, self._offset - self._written_back)
+            self._written_back = self._offset
+
+    def hash(self, data: bytes | bytearray | memoryview) -> None:
+        """Hash the next bytes, where the hash of those before is known; else `commit` reads the file."""
+        if self._hasher is not None:
+            self._hasher.update(data)
+            self._hashed += len(data)
+
+    def commit(self, expected: Digest) -> int:
+        """Compare, sync, rename, sync the directory; the size. DigestMismatch, after which the bytes are gone; StoreFull."""
+        actual = self._digest(expected.algorithm)
+        if actual != expected:
+            self.cancel()
+            raise DigestMismatch(expected, actual, self._offset)
+        target = self._store.paths.blob(expected)
+        try:
+            os.fchmod(self._fd, BLOB_MODE)
+            os.fdatasync(self._fd)  # with the size and the extents; its times are nobody's concern
+            make_directory(target.parent)
+            os.rename(self._path, target)
+            sync_directory(target.parent)
+        except OSError as error:
+            raise self._store.translate(error) from error
+        self._release()
+        return self._offset
+
+    def cancel(self) -> None:
+        """Remove the file; nothing after a commit."""
+        if self._fd >= 0:
+            self._path.unlink(missing_ok=True)
+            self._release()
+
+    def close(self) -> None:
+        """Let go of the file, and remember the hash for the next request."""
+        if self._fd >= 0:
+            if self._hasher is not None and self._hashed == self._offset:
+                self._store.hash_states.keep(self.id, self._hasher, self._hashed)
+            self._release()
+
+    def _release(self) -> None:
+        os.close(self._fd)  # the lock goes with it
+        self._fd = -1
+
+    def _digest(self, algorithm: str) -> Digest:
+        if self._hasher is not None and self._hashed == self._offset and algorithm == "sha256":
+            return Digest.from_hasher(algorithm, self._hasher)
+        return digest_file(self._fd, algorithm)
+
+
+class FilesystemBlobStore:
+    """A `storage.blobs.BlobStore` below a root. ``floor``: bytes of free space below which uploads are refused; None for the default."""
+
+    def __init__(self, root: Path, *, floor: int | None = None) -> None:
+        self.paths = prepare(root)
+        prepare_blobs(self.paths)
+        self.hash_states = HashStates()
+        self._blobs = str(self.paths.blobs)
+        self._floor = floor
+
+    def size(self, digest: Digest) -> int | None:
+        """One stat."""
+        try:
+            return os.stat(self._path(digest)).st_size
+        except FileNotFoundError:
+            return None
+
+    def open(self, digest: Digest) -> FileReader:
+        """Open the file; BlobNotFound."""
+        try:
+            return FileReader(os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            raise BlobNotFound(digest) from None
+
+    def start(self, scope: str) -> FileUpload:
+        """Make an empty file under a new id; StoreFull."""
+        self.check_space()
+        upload_id = f"{uuid.uuid4().hex}-{_scope_tag(scope)}"
+        path = self.paths.uploads / upload_id
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
+        except OSError as error:
+            raise self.translate(error) from error
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return FileUpload(self, upload_id, path, fd)
+
+    def resume(self, scope: str, upload_id: str) -> FileUpload:
+        """Lock the file and go on at its end; UploadNotFound, UploadBusy, StoreFull."""
+        path = self._upload_path(scope, upload_id)
+        self.check_space()
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise UploadNotFound(upload_id) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(fd).st_nlink or not path.exists():  # committed or cancelled between open and lock
+                raise UploadNotFound(upload_id)
+        except BlockingIOError:
+            os.close(fd)
+            raise UploadBusy(upload_id) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return FileUpload(self, upload_id, path, fd)
+
+    def offset(self, scope: str, upload_id: str) -> int:
+        """The file's size; UploadNotFound."""
+        try:
+            return self._upload_path(scope, upload_id).stat().st_size
+        except FileNotFoundError:
+            raise UploadNotFound(upload_id) from None
+
+    def delete(self, digest: Digest) -> bool:
+        """Unlink the file, durably."""
+        path = self.paths.blob(digest)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        sync_directory(path.parent)
+        return True
+
+    def digests(self) -> Iterator[Digest]:
+        """Walk the fan-out directories. Files whose names are no digests are passed over."""
+        for algorithm in HEX_LENGTH:
+            for directory in sorted((self.paths.blobs / algorithm).iterdir()):
+                if directory.is_dir():
+                    for name in sorted(os.listdir(directory)):
+                        try:
+                            yield Digest.parse(f"{algorithm}:{name}")
+                        except InvalidDigest:
+                            continue
+
+    def adopt(self, digest: Digest, source: Path) -> bool:
+        """Hard-link a file of another store, once its bytes are verified; False where it is missing, damaged or on another filesystem."""
+        target = self.paths.blob(digest)
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            if digest_file(fd, digest.algorithm) != digest:
+                return False
+            make_directory(target.parent)
+            link = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            # The directory is ignored beside a whole path, but without it Python calls link(2), which does not follow.
+            os.link(f"/proc/self/fd/{fd}", link, src_dir_fd=fd, follow_symlinks=True)
+            os.rename(link, target)
+            link.unlink(missing_ok=True)  # a rename onto another link of the same file does nothing (man 2 rename)
+            sync_directory(target.parent)
+        except OSError as error:
+            if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES):
+                return False
+            raise self.translate(error) from error
+        finally:
+            os.close(fd)
+        return True
+
+    def expire_uploads(self, older_than: float) -> int:
+        """Remove uploads that nobody wrote to for ``older_than`` seconds; how many. One that is being written stays."""
+        removed = 0
+        limit = time.time() - older_than
+        with os.scandir(self.paths.uploads) as entries:
+            for entry in entries:
+                if not _UPLOAD_ID.match(entry.name):
+                    continue
+                try:
+                    if entry.stat(follow_symlinks=False).st_mtime > limit:
+                        continue
+                    fd = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                except FileNotFoundError:
+                    continue
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                    removed += 1
+                except (BlockingIOError, FileNotFoundError):
+                    continue
+                finally:
+                    os.close(fd)
+        return removed
+
+    def quarantine(self, digest: Digest) -> Path:
+        """Move a damaged blob's file aside, so that the next push of it heals; where it is now. BlobNotFound."""
+        source = self.paths.blob(digest)
+        for number in range(1, 10_000):
+            target = self.paths.quarantine / f"{digest.algorithm}-{digest.hex}.{number}"
+            if target.exists():
+                continue
+            try:
+                os.rename(source, target)
+            except FileNotFoundError:
+                raise BlobNotFound(digest) from None
+            sync_directory(target.parent)
+            sync_directory(source.parent)
+            return target
+        raise FileExistsError(errno.EEXIST, "the quarantine is full of this blob: empty it", str(self.paths.quarantine))
+
+    @property
+    def floor(self) -> int:
+        """Bytes of free space below which no upload is taken."""
+        if self._floor is not None:
+            return self._floor
+        status = os.statvfs(self._blobs)
+        return min(FLOOR_MAX, int(status.f_blocks * status.f_frsize * FLOOR_SHARE))
+
+    def check_space(self) -> None:
+        """StoreFull where less than the floor is free."""
+        status = os.statvfs(self._blobs)
+        free = status.f_bavail * status.f_frsize
+        floor = self._floor
+        if floor is None:
+            floor = min(FLOOR_MAX, int(status.f_blocks * status.f_frsize * FLOOR_SHARE))
+        if free < floor:
+            raise StoreFull(free, floor)
+
+    def translate(self, error: OSError) -> Exception:
+        """A full disk as StoreFull; any other failure as it is."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status = os.statvfs(self._blobs)
+            return StoreFull(status.f_bavail * status.f_frsize, self.floor)
+        return error
+
+    def _path(self, digest: Digest) -> str:
+        return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+    def _upload_path(self, scope: str, upload_id: str) -> Path:
+        if not _UPLOAD_ID.match(upload_id) or not upload_id.endswith(_scope_tag(scope)):
+            raise UploadNotFound(upload_id[:100])
+        return self.paths.uploads / upload_id
+
+
+def digest_file(fd: int, algorithm: str) -> Digest:
+    """The digest of a whole file, read from its beginning; the descriptor's position is not used."""
+    state = hasher(algorithm)
+    buffer = bytearray(READ_SIZE)
+    view = memoryview(buffer)
+    offset = 0
+    while size := os.preadv(fd, [buffer], offset):
+        state.update(view[:size])
+        offset += size
+    return Digest.from_hasher(algorithm, state)
+
+
+def _scope_tag(scope: str) -> str:
+    """What binds an upload's id to its repository, so that no other can go on with it, without any state."""
+    return hashlib.sha256(scope.encode()).hexdigest()[:16]
+
+
+def _load_sync_file_range() -> ctypes._NamedFuncPointer | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return function
+
+
+_sync_file_range = _load_sync_file_range()
+
+
+def _begin_write_back(fd: int, offset: int, size: int) -> None:
+    """Ask the kernel to begin writing a range out (man 2 sync_file_range). A hint: the sync at the end is what counts."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, offset, size, _SYNC_FILE_RANGE_WRITE)

@@ -1,0 +1,96 @@
+CREATE TABLE blobs (
+    id INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    created_at FLOAT NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT uq_blobs_digest UNIQUE (digest)
+);
+
+CREATE TABLE manifests (
+    id INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    media_type TEXT NOT NULL,
+    artifact_type TEXT,
+    annotations TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT uq_manifests_digest UNIQUE (digest)
+);
+
+CREATE TABLE outbox (
+    sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    at FLOAT NOT NULL,
+    kind TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+
+CREATE TABLE repositories (
+    id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    created_at FLOAT NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT uq_repositories_name UNIQUE (name)
+);
+
+CREATE TABLE manifest_references (
+    manifest_id INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    CONSTRAINT pk_manifest_references PRIMARY KEY (manifest_id, kind, digest),
+    FOREIGN KEY(manifest_id) REFERENCES manifests (id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ix_manifest_references_digest ON manifest_references (digest, kind);
+
+CREATE TABLE referrers (
+    repository_id INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    manifest_id INTEGER NOT NULL,
+    CONSTRAINT pk_referrers PRIMARY KEY (repository_id, subject, digest),
+    FOREIGN KEY(repository_id) REFERENCES repositories (id),
+    FOREIGN KEY(manifest_id) REFERENCES manifests (id)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE repository_blobs (
+    repository_id INTEGER NOT NULL,
+    blob_id INTEGER NOT NULL,
+    linked_at FLOAT NOT NULL,
+    CONSTRAINT pk_repository_blobs PRIMARY KEY (repository_id, blob_id),
+    FOREIGN KEY(repository_id) REFERENCES repositories (id),
+    FOREIGN KEY(blob_id) REFERENCES blobs (id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ix_repository_blobs_blob ON repository_blobs (blob_id);
+
+CREATE TABLE repository_manifests (
+    repository_id INTEGER NOT NULL,
+    manifest_id INTEGER NOT NULL,
+    pushed_at FLOAT NOT NULL,
+    CONSTRAINT pk_repository_manifests PRIMARY KEY (repository_id, manifest_id),
+    FOREIGN KEY(repository_id) REFERENCES repositories (id),
+    FOREIGN KEY(manifest_id) REFERENCES manifests (id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ix_repository_manifests_manifest ON repository_manifests (manifest_id);
+
+CREATE TABLE tags (
+    repository_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    manifest_id INTEGER NOT NULL,
+    updated_at FLOAT NOT NULL,
+    CONSTRAINT pk_tags PRIMARY KEY (repository_id, name),
+    FOREIGN KEY(repository_id) REFERENCES repositories (id),
+    FOREIGN KEY(manifest_id) REFERENCES manifests (id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ix_tags_manifest ON tags (manifest_id, repository_id);
