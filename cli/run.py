@@ -98,7 +98,7 @@ def _failures() -> Iterator[None]:
     from runtime.containers import NameInUse
     from runtime.engine import NotPermitted
     from runtime.foreground import UnknownSignal, failure_code
-    from runtime.layers import LayerRefused
+    from runtime.limits import LayerRefused
     from runtime.monitor import RuntimeFailed
     from runtime.runtimes import RuntimeMissing
     from runtime.snapshots import SnapshotError
@@ -138,8 +138,8 @@ def _failures() -> Iterator[None]:
 
 def _open_engine(root: Path, runtime: str | None, layer_max: int) -> Engine:
     from remote.platforms import host_platform
-    from runtime.decompress import Limits
     from runtime.engine import open_engine
+    from runtime.limits import Limits
 
     limits = Limits(unpacked_max=layer_max * 1024**3)
     engine = open_engine(root / "engine", host_platform().architecture, runtime, limits)
