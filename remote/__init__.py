@@ -1,0 +1,1 @@
+"""The client of any registry: pull, push and copy, every byte verified while it streams."""

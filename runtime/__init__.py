@@ -1,0 +1,1 @@
+"""The engine: images, layers, containers."""

@@ -1,0 +1,30 @@
+"""Servers that many tests share: started at the first use, ended with the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """Our registry, empty at first; each test takes repositories of its own."""
+    with servers.portside(tmp_path_factory.mktemp("hub"), "--floor", "0") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[servers.Docker]:
+    """A Docker daemon of our own."""
+    with servers.dockerd() as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def containers() -> Iterator[servers.Containers]:
+    """The surroundings of podman, buildah and skopeo."""
+    with servers.containers() as surroundings:
+        yield surroundings
