@@ -238,19 +238,22 @@ class HTTPConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(ErrorCode.REQUEST_INVALID, f"this is not an HTTP/1.1 request: {error}")
             return
+        method = parser.get_method()
         try:
             framing = self._framing(parser.get_http_version())
         except RequestError as error:
-            self._refuse(error.code, error.message, error.code.status)
+            self._refuse(error.code, error.message, error.code.status, method)
             return
         if len(self._target) > TARGET_MAX:
-            self._refuse(ErrorCode.REQUEST_INVALID, f"the request target is longer than {TARGET_MAX} bytes", 414)
+            self._refuse(
+                ErrorCode.REQUEST_INVALID, f"the request target is longer than {TARGET_MAX} bytes", 414, method
+            )
             return
         if len(self._headers) > HEADERS_MAX:
-            self._refuse(ErrorCode.REQUEST_INVALID, f"the request has more than {HEADERS_MAX} headers", 431)
+            self._refuse(ErrorCode.REQUEST_INVALID, f"the request has more than {HEADERS_MAX} headers", 431, method)
             return
         request = Request(
-            parser.get_method(),
+            method,
             self._target,
             self._headers,
             client=self._client,
@@ -390,13 +393,13 @@ class HTTPConnection(asyncio.Protocol):
             self._lost = True
             self._transport.close()
 
-    def _refuse(self, code: ErrorCode, message: str, status: int = 0) -> None:
+    def _refuse(self, code: ErrorCode, message: str, status: int = 0, method: bytes = b"-") -> None:
         """Answer a request that could not be read, and close: where the next one begins is not known."""
         request_id = self._service.log.next_id()
         response = self._service.app.refuse(RequestError(code, message), request_id)
         response.status = status or response.status
         request = Request(
-            b"-",
+            method,
             self._target[:200] or b"-",
             [],
             client=self._client,
