@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 
 from oci.errors import ErrorCode
 from registry.bodies import Body, Pumps
-from registry.errors import RequestError
+from registry.errors import ClientGone, RequestError
 from registry.framing import Chunked, Counted, Framing
 from registry.log import AccessLog
 from registry.messages import FileBody, Headers, Request, Response
@@ -371,6 +371,8 @@ class HTTPConnection(asyncio.Protocol):
             await self._drain()
             with self._duplicate() as sock:
                 await send_file(sock, head, body, self._service.cold_reads)
+        except ClientGone:
+            response.message = "the client closed the connection"
         except SendFailed as error:
             response.message = str(error)
             self._transport.abort()
@@ -424,7 +426,10 @@ class HTTPConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _duplicate(self) -> socket.socket:
+        """A second descriptor of the connection, to be used beside the transport; ClientGone."""
         sock = self._transport.get_extra_info("socket")
+        if sock is None or self._lost:
+            raise ClientGone
         duplicate = socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
         duplicate.setblocking(False)
         return duplicate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-"""Answers that may be another one a moment later (RFC 9110 section 15)."""
+TRANSIENT_STATUSES = frozenset({408, 429, 499, 500, 502, 503, 504})
+"""Answers that may be another one a moment later (RFC 9110 section 15; 499 is nginx's and ours: the line broke on the way there)."""
 
 
 class RemoteError(Exception):

@@ -261,7 +261,11 @@ class CuttingProxy:
                         self.down += len(data)
                 sink.sendall(data)
                 if limit is not None:
-                    break
+                    # Whoever receives gets all that passed: a reset would throw away what it has not read yet.
+                    sink.shutdown(socket.SHUT_WR)
+                    if is_up:
+                        _break(source)
+                    return
         _break(source)
         _break(sink)
 

@@ -66,7 +66,7 @@ def test_urls_that_may_not_be_followed(text: str) -> None:
 # Tries
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 499, 500, 502, 503, 504])
 def test_a_passing_refusal_is_tried_again(status: int) -> None:
     with (
         Faulty(after(2, lambda request: refusal(status, "UNKNOWN", "later"), fine)) as server,
