@@ -33,7 +33,7 @@ def run(
         list[str] | None, typer.Argument(metavar="[CMD...]", help="Instead of the image's.", show_default=False)
     ] = None,
     rm: Annotated[bool, typer.Option("--rm", help="Remove it when it ends.")] = False,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Its name.", show_default=False)] = "",
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Its name.", show_default=False)] = "",
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Pass standard input on.")] = False,
     terminal: Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")] = False,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Environment.")] = None,

@@ -114,8 +114,8 @@ class Request:
     @staticmethod
     def _decode(text: str, plus: bool = False) -> str:
         if "%" not in text and "+" not in text:
-            if not text.isascii():
-                raise BadRequest("the request target has bytes outside ASCII: percent-encode them")
+            if not text.isascii() or "\0" in text:
+                raise BadRequest("the request target has bytes that no URL may have: percent-encode them")
             return text
         if _BAD_ESCAPE.search(text):
             raise BadRequest("the request target has a '%' that two hexadecimal digits do not follow")

@@ -83,6 +83,7 @@ class Monitor:
                 argv += ["--runtime-arg", argument]
             process = subprocess.Popen(
                 argv,
+                cwd=bundle,  # where conmon leaves a file when memory ran out
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -93,9 +93,13 @@ def answers(address: str) -> bool:
 
 
 def _spawn(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a server that gets SIGTERM when the tests are killed: their ``finally`` does not run then.
+
+    The kernel asks for the thread that started it (prctl(2), PR_SET_PDEATHSIG): start servers from threads that outlive them.
+    """
     with log.open("ab") as out:
         return subprocess.Popen(
-            command,
+            [str(tool("setpriv")), "--pdeathsig", "TERM", *command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -141,8 +145,9 @@ def portside(root: Path, *options: str, log: Path | None = None, port: int | Non
             raise
         finally:
             code = server.terminate() if server.process.poll() is None else None
-        if "Traceback" in (text := server.log.read_text(errors="replace")):
-            raise ServerError(f"a traceback in the server's log:\n{text[-8000:]}")
+        text = server.log.read_text(errors="replace")
+        if (found := text.find("Traceback")) >= 0:
+            raise ServerError(f"a traceback in the server's log:\n{text[max(found - 500, 0) : found + 6000]}")
         if code not in (0, None):
             raise ServerError(f"portside serve ended with {code} after SIGTERM:\n{server.tail()}")
 
