@@ -5,6 +5,7 @@ It runs beside live servers: what looks wrong is looked at once more before it i
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,9 @@ from storage.sqlite import SQLiteMetadata
 THREADS = 2
 AHEAD = 64
 """Blobs whose hashes are under way or done but not yet looked at."""
+
+BODIES_AHEAD = 8
+"""Manifests that are in memory at once: each may have 8 MiB."""
 
 Progress = Callable[[int, int], None]
 """Told (blobs verified so far, bytes read so far)."""
@@ -78,8 +82,8 @@ def _check_bytes(
             report.blobs += 1
             report.bytes += size
             progress(report.blobs, report.bytes)
-            if not is_good and not _is_good(store, digest)[1]:
-                _report_damage(store, digest, report, repair)
+            if not is_good:
+                _look_again(store, digest, report, repair)
             elif metadata.blob_size(digest) is None:
                 report.unreferenced += 1
             elif metadata.blob_size(digest) != size:
@@ -109,20 +113,41 @@ def _is_good(store: FilesystemBlobStore, digest: Digest) -> tuple[int, bool]:
     """A blob's size, and whether its bytes have its digest; one that cannot be read is not good. BlobNotFound."""
     reader = store.open(digest)
     try:
-        return reader.size, digest_file(reader.fileno(), digest.algorithm) == digest
-    except OSError:
-        return reader.size, False
+        return reader.size, _has_digest(reader.fileno(), digest)
     finally:
         reader.close()
 
 
-def _report_damage(store: FilesystemBlobStore, digest: Digest, report: Report, repair: bool) -> None:
+def _has_digest(fd: int, digest: Digest) -> bool:
+    try:
+        return digest_file(fd, digest.algorithm) == digest
+    except OSError:  # the disk cannot read it
+        return False
+
+
+def _look_again(store: FilesystemBlobStore, digest: Digest, report: Report, repair: bool) -> None:
+    """Report what is damaged still: a push may have healed it, a collector removed it. And never move the bytes of such a push aside."""
+    try:
+        reader = store.open(digest)
+    except BlobNotFound:
+        return
+    try:
+        inode = os.fstat(reader.fileno()).st_ino
+        if _has_digest(reader.fileno(), digest):
+            return
+    finally:
+        reader.close()
     if not repair:
         report.problems.append(
             f"blob {digest} is damaged: its bytes have another digest. Run `portside check --repair`, then push an image that has it"
         )
         return
-    aside = store.quarantine(digest)
+    try:
+        aside = store.quarantine(digest, inode)
+    except BlobNotFound:
+        return
+    if aside is None:
+        return
     report.repaired.append(
         f"blob {digest} was damaged; its bytes are now {aside}. The next push of an image that has it heals it"
     )
@@ -141,16 +166,15 @@ def _check_links(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: R
 
 def _check_manifests(metadata: SQLiteMetadata, report: Report) -> None:
     """Every manifest's bytes have its digest."""
-    for _, text, size, body in metadata.scan(
-        "SELECT id, digest, size, body FROM manifests WHERE id > ? ORDER BY id LIMIT ?"
-    ):
+    query = "SELECT id, digest, size, body FROM manifests WHERE id > ? ORDER BY id LIMIT ?"
+    for _, text, size, body in metadata.scan(query, batch=BODIES_AHEAD):
         report.manifests += 1
         try:
             is_good = isinstance(body, bytes) and len(body) == size and Digest.parse(str(text)).matches(body)
         except InvalidDigest:
             is_good = False
         if not is_good:
-            report.problems.append(f"manifest {text} is damaged in the metadata: delete it and push its image again")
+            report.problems.append(f"manifest {text} is damaged in the metadata: push its image again, that heals it")
 
 
 def _check_tags(metadata: SQLiteMetadata, report: Report) -> None:

@@ -46,7 +46,8 @@ class StoreFull(StorageError):
 
     def __init__(self, free: int, floor: int) -> None:
         self.free, self.floor = free, floor
-        super().__init__(f"the store has {free} bytes free; it takes no uploads below {floor}")
+        below = f"; it takes no uploads below {floor}" if floor else ""
+        super().__init__(f"the store's disk is full: {free} bytes are free{below}. What is stored can still be pulled")
 
 
 class StoreTooNew(StorageError):

@@ -89,6 +89,8 @@ def prepare_blobs(paths: Paths) -> None:
             make_directory(directory)
         for algorithm in HEX_LENGTH:
             make_directory(paths.blobs / algorithm)
+        for directory in (paths.blobs, paths.root):
+            sync_directory(directory)  # whoever made what is in them may have died before it did this
         if not os.access(paths.uploads, os.W_OK | os.X_OK):
             raise PermissionError(13, "no permission to write", str(paths.uploads))
     except OSError as error:

@@ -61,7 +61,6 @@ Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("digest", Text, nullable=False),
-    Column("media_type", Text, nullable=False),
     Column("artifact_type", Text),
     Column("annotations", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
@@ -83,6 +82,7 @@ Table(
     metadata,
     Column("repository_id", _Id, ForeignKey("repositories.id"), nullable=False),
     Column("manifest_id", _Id, ForeignKey("manifests.id"), nullable=False),
+    Column("media_type", Text, nullable=False),  # here, so that no other repository's push changes it
     Column("pushed_at", Float, nullable=False),
     PrimaryKeyConstraint("repository_id", "manifest_id", name="pk_repository_manifests"),
     Index("ix_repository_manifests_manifest", "manifest_id"),
@@ -94,8 +94,10 @@ Table(
     Column("repository_id", _Id, ForeignKey("repositories.id"), nullable=False),
     Column("subject", Text, nullable=False),
     Column("digest", Text, nullable=False),
+    Column("artifact_type", Text),  # the manifest's own, for the index
     Column("manifest_id", _Id, ForeignKey("manifests.id"), nullable=False),
     PrimaryKeyConstraint("repository_id", "subject", "digest", name="pk_referrers"),
+    Index("ix_referrers_artifact_type", "repository_id", "subject", "artifact_type", "digest"),
     sqlite_with_rowid=False,
 )
 Table(

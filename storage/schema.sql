@@ -10,7 +10,6 @@ CREATE TABLE blobs (
 CREATE TABLE manifests (
     id INTEGER NOT NULL,
     digest TEXT NOT NULL,
-    media_type TEXT NOT NULL,
     artifact_type TEXT,
     annotations TEXT NOT NULL,
     size BIGINT NOT NULL,
@@ -51,12 +50,15 @@ CREATE TABLE referrers (
     repository_id INTEGER NOT NULL,
     subject TEXT NOT NULL,
     digest TEXT NOT NULL,
+    artifact_type TEXT,
     manifest_id INTEGER NOT NULL,
     CONSTRAINT pk_referrers PRIMARY KEY (repository_id, subject, digest),
     FOREIGN KEY(repository_id) REFERENCES repositories (id),
     FOREIGN KEY(manifest_id) REFERENCES manifests (id)
 )
  WITHOUT ROWID;
+
+CREATE INDEX ix_referrers_artifact_type ON referrers (repository_id, subject, artifact_type, digest);
 
 CREATE TABLE repository_blobs (
     repository_id INTEGER NOT NULL,
@@ -73,6 +75,7 @@ CREATE INDEX ix_repository_blobs_blob ON repository_blobs (blob_id);
 CREATE TABLE repository_manifests (
     repository_id INTEGER NOT NULL,
     manifest_id INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
     pushed_at FLOAT NOT NULL,
     CONSTRAINT pk_repository_manifests PRIMARY KEY (repository_id, manifest_id),
     FOREIGN KEY(repository_id) REFERENCES repositories (id),

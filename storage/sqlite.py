@@ -1,12 +1,13 @@
 """Metadata in SQLite, for one machine.
 
-Look-ups run where they are asked for, on a connection of the thread: a point query takes 5 to 10 µs, a hop to another thread 100. Writes
-run one at a time under a lock file, of whatever process: with `BEGIN IMMEDIATE` alone, waiting writers are served in no order and starve
-(2 s seen), and SQLite before 3.51.3 can lose a commit when two connections write and checkpoint at the same instant.
+Look-ups run where they are asked for: a point query takes 5 to 10 µs, a hop to another thread 100. Writes run one at a time under a lock
+file, of whatever process: with `BEGIN IMMEDIATE` alone, waiting writers are served in no order and starve (2 s seen), and SQLite before
+3.51.3 can lose a commit when two connections write and checkpoint at the same instant.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -16,10 +17,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from oci.descriptor import Descriptor
 from oci.digest import Digest
@@ -41,11 +43,12 @@ OUTBOX_TRIM = 1000
 BATCH = 1000
 
 _FIND_BY_TAG = """
-SELECT m.digest, m.media_type, m.body FROM repositories r
+SELECT m.digest, h.media_type, m.body FROM repositories r
 JOIN tags t ON t.repository_id = r.id JOIN manifests m ON m.id = t.manifest_id
+JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = t.manifest_id
 WHERE r.name = ? AND t.name = ?"""
 _FIND_BY_DIGEST = """
-SELECT m.digest, m.media_type, m.body FROM repositories r JOIN manifests m
+SELECT m.digest, h.media_type, m.body FROM repositories r JOIN manifests m
 JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id
 WHERE r.name = ? AND m.digest = ?"""
 _HAS_BLOB = """
@@ -54,9 +57,11 @@ WHERE r.name = ? AND b.digest = ?"""
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _LIST_REFERRERS = """
-SELECT m.media_type, m.digest, m.size, m.artifact_type, m.annotations FROM repositories r
+SELECT h.media_type, m.digest, m.size, m.artifact_type, m.annotations FROM repositories r
 JOIN referrers f ON f.repository_id = r.id JOIN manifests m ON m.id = f.manifest_id
-WHERE r.name = ? AND f.subject = ? AND f.digest > ? AND (? IS NULL OR m.artifact_type = ?) ORDER BY f.digest LIMIT ?"""
+JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = f.manifest_id
+WHERE r.name = ? AND f.subject = ? AND f.digest > ? ORDER BY f.digest LIMIT ?"""
+_LIST_REFERRERS_OF_TYPE = _LIST_REFERRERS.replace("f.subject = ?", "f.subject = ? AND f.artifact_type = ?")
 
 
 class SQLiteMetadata:
@@ -66,13 +71,17 @@ class SQLiteMetadata:
         """Open a root, making or migrating its database. StoreUnusable, StoreTooNew."""
         self.paths = prepare(root)
         self._mutex = threading.Lock()
-        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._idle: deque[sqlite3.Connection] = deque()
         try:
-            self._lock = os.open(self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
-            self._generation = Generation(self.paths.generation)
-            with self._locked():
-                self._writer = _connect(self.paths)
-                self._bring_up_to_date(self._writer)
+            with contextlib.ExitStack() as opened:
+                self._lock = os.open(self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+                opened.callback(os.close, self._lock)
+                self._generation = Generation(self.paths.generation)
+                opened.callback(self._generation.close)
+                with self._locked():
+                    self._writer = self._open_writer()
+                opened.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise StoreUnusable(f"the metadata in {self.paths.metadata} cannot be opened: {error}") from error
         if sqlite3.sqlite_version_info < FIXED_WAL:
@@ -84,9 +93,9 @@ class SQLiteMetadata:
 
     def close(self) -> None:
         """Close the connections, the writer's under the lock and last: whoever closes a database's last connection checkpoints it."""
-        self._reader.close()
-        del self._local.connection
         with self._locked():
+            for reader in self._readers:
+                reader.close()
             self._writer.close()
         self._generation.close()
         os.close(self._lock)
@@ -96,16 +105,16 @@ class SQLiteMetadata:
     def find_manifest(self, repository: str, reference: Digest | str) -> StoredManifest | None:
         """One row by a tag (str) or a digest."""
         query = _FIND_BY_TAG if isinstance(reference, str) else _FIND_BY_DIGEST
-        row = self._reader.execute(query, (repository, str(reference))).fetchone()
+        row = self._row(query, (repository, str(reference)))
         return None if row is None else StoredManifest(Digest.parse(row[0]), row[1], row[2])
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the link is there."""
-        return self._reader.execute(_HAS_BLOB, (repository, str(digest))).fetchone() is not None
+        return self._row(_HAS_BLOB, (repository, str(digest))) is not None
 
     def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
         """One range of the primary key."""
-        row = self._reader.execute("SELECT id FROM repositories WHERE name = ?", (repository,)).fetchone()
+        row = self._row("SELECT id FROM repositories WHERE name = ?", (repository,))
         if row is None:
             return None
         return self._page(_LIST_TAGS, (row[0], after), limit)
@@ -117,9 +126,10 @@ class SQLiteMetadata:
     def list_referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, limit: int, after: str
     ) -> ReferrersPage:
-        """One range of the referrers' primary key."""
-        parameters = (repository, str(subject), after, artifact_type, artifact_type, limit + 1)
-        rows = self._reader.execute(_LIST_REFERRERS, parameters).fetchall()
+        """One range of the referrers' primary key, or of their index by type."""
+        query = _LIST_REFERRERS if artifact_type is None else _LIST_REFERRERS_OF_TYPE
+        of_type = () if artifact_type is None else (artifact_type,)
+        rows = self._rows(query, (repository, str(subject), *of_type, after, limit + 1))
         found = [
             Descriptor(media_type, Digest.parse(digest), size, None, json.loads(annotations), kind)
             for media_type, digest, size, kind, annotations in rows[:limit]
@@ -132,7 +142,7 @@ class SQLiteMetadata:
 
     def events(self, after: int, limit: int) -> list[Event]:
         """At most ``limit`` events of the outbox above sequence ``after``."""
-        rows = self._reader.execute(
+        rows = self._rows(
             "SELECT sequence, at, kind, repository, subject, detail FROM outbox WHERE sequence > ? ORDER BY sequence LIMIT ?",
             (after, limit),
         )
@@ -189,14 +199,15 @@ class SQLiteMetadata:
             repository_id = self._repository(connection, repository, now)
             manifest_id = self._keep_manifest(connection, manifest)
             connection.execute(
-                "INSERT INTO repository_manifests (repository_id, manifest_id, pushed_at) VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET pushed_at = excluded.pushed_at",
-                (repository_id, manifest_id, now),
+                "INSERT INTO repository_manifests (repository_id, manifest_id, media_type, pushed_at) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET media_type = excluded.media_type, pushed_at = excluded.pushed_at",
+                (repository_id, manifest_id, manifest.media_type, now),
             )
             if manifest.subject is not None:
                 connection.execute(
-                    "INSERT INTO referrers (repository_id, subject, digest, manifest_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    (repository_id, str(manifest.subject.digest), digest, manifest_id),
+                    "INSERT INTO referrers (repository_id, subject, digest, artifact_type, manifest_id) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT DO NOTHING",
+                    (repository_id, str(manifest.subject.digest), digest, manifest.referrer_type, manifest_id),
                 )
             connection.executemany(
                 "INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES (?, ?, ?, ?)"
@@ -244,34 +255,34 @@ class SQLiteMetadata:
 
     def blob_size(self, digest: Digest) -> int | None:
         """A blob's recorded size in bytes, None where it is not recorded."""
-        row = self._reader.execute("SELECT size FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
+        row = self._row("SELECT size FROM blobs WHERE digest = ?", (str(digest),))
         return None if row is None else int(row[0])
 
     def blob_holders(self, digest: Digest, limit: int = 5) -> list[str]:
         """The names of at most ``limit`` repositories that hold a blob."""
-        rows = self._reader.execute(
+        rows = self._rows(
             "SELECT r.name FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id"
             " JOIN repositories r ON r.id = l.repository_id WHERE b.digest = ? ORDER BY r.name LIMIT ?",
             (str(digest), limit),
         )
         return [str(name) for (name,) in rows]
 
-    def scan(self, query: str, key: int = 0) -> Iterator[tuple[object, ...]]:
+    def scan(self, query: str, key: int = 0, batch: int = BATCH) -> Iterator[tuple[object, ...]]:
         """Every row of a query for checks and collectors, a batch at a time: it ends in ``> ? ORDER BY key LIMIT ?``, by an integer key.
 
         No read transaction is held between batches, so that the write-ahead log does not grow while a disk is being read.
         """
         after = -1
         while True:
-            rows = self._reader.execute(query, (after, BATCH)).fetchall()
+            rows = self._rows(query, (after, batch))
             yield from rows
-            if len(rows) < BATCH:
+            if len(rows) < batch:
                 return
             after = rows[-1][key]
 
     # -- one write
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A write: alone among all threads and processes, durable when it returns. StoreFull."""
         with self._locked():
@@ -293,7 +304,7 @@ class SQLiteMetadata:
             finally:
                 self._generation.end()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with self._mutex:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -327,19 +338,20 @@ class SQLiteMetadata:
 
     @staticmethod
     def _keep_manifest(connection: sqlite3.Connection, manifest: Manifest) -> int:
-        """The manifest's row, with its references where it is new."""
+        """The manifest's row, with its references where it is new. Damaged bytes are replaced: a push heals."""
         digest = str(manifest.digest)
-        row = connection.execute("SELECT id, media_type FROM manifests WHERE digest = ?", (digest,)).fetchone()
+        row = connection.execute("SELECT id, body FROM manifests WHERE digest = ?", (digest,)).fetchone()
         if row is not None:
-            if row[1] != manifest.media_type:
-                connection.execute("UPDATE manifests SET media_type = ? WHERE id = ?", (manifest.media_type, row[0]))
+            if row[1] != manifest.raw:
+                connection.execute(
+                    "UPDATE manifests SET size = ?, body = ? WHERE id = ?", (len(manifest.raw), manifest.raw, row[0])
+                )
             return int(row[0])
         annotations = json.dumps(dict(manifest.annotations))
         manifest_id = int(
             connection.execute(
-                "INSERT INTO manifests (digest, media_type, artifact_type, annotations, size, body)"
-                " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-                (digest, manifest.media_type, manifest.referrer_type, annotations, len(manifest.raw), manifest.raw),
+                "INSERT INTO manifests (digest, artifact_type, annotations, size, body) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                (digest, manifest.referrer_type, annotations, len(manifest.raw), manifest.raw),
             ).fetchone()[0]
         )
         references = [("blob", item.digest) for item in manifest.blobs()]
@@ -364,17 +376,48 @@ class SQLiteMetadata:
 
     # -- connections and versions
 
-    @property
-    def _reader(self) -> sqlite3.Connection:
-        """This thread's connection. It ends with the thread: never as the database's last, which is the writer's."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = _connect(self.paths)
-        return connection
+    def _row(self, query: str, parameters: Sequence[object]) -> Any:
+        """A query's first row, None where there is none."""
+        connection = self._borrow()
+        try:
+            return connection.execute(query, parameters).fetchone()
+        finally:
+            self._idle.append(connection)
+
+    def _rows(self, query: str, parameters: Sequence[object]) -> list[Any]:
+        """A query's rows."""
+        connection = self._borrow()
+        try:
+            return connection.execute(query, parameters).fetchall()
+        finally:
+            self._idle.append(connection)
+
+    def _borrow(self) -> sqlite3.Connection:
+        """A connection that no other thread uses now. There are never more than look-ups were under way at once, and all end in `close`.
+
+        (One for each thread would stay open when its thread has ended: Python collects connections late, for they are in a cycle.)
+        """
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = _connect(self.paths)
+            self._readers.append(connection)
+            return connection
 
     def _page(self, query: str, parameters: tuple[object, ...], limit: int) -> Page:
-        names = [name for (name,) in self._reader.execute(query, (*parameters, limit + 1))]
+        names = [name for (name,) in self._rows(query, (*parameters, limit + 1))]
         return Page(names[:limit], len(names) > limit)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        """The connection that writes, of a database that is made and migrated. The lock is held."""
+        _make_private(self.paths.metadata)
+        connection = _connect(self.paths)
+        try:
+            self._bring_up_to_date(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         """Make a new database from ``schema.sql``, or migrate an old one."""
@@ -389,7 +432,7 @@ class SQLiteMetadata:
                 f"INSERT INTO alembic_version VALUES ('{VERSIONS[-1]}');\nCOMMIT;"
             )
             return
-        if version not in VERSIONS:
+        if version and version not in VERSIONS:
             raise StoreTooNew(
                 f"the metadata in {self.paths.metadata} are of version {version}, this Portside knows up to {VERSIONS[-1]}: "
                 "start a newer Portside, or restore the backup from before the upgrade"
@@ -399,6 +442,7 @@ class SQLiteMetadata:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
             text=True,
+            pass_fds=[self._lock],  # it keeps the lock to its end, also when this process is killed
         )
         if done.returncode != 0:
             raise StoreUnusable(
@@ -407,20 +451,34 @@ class SQLiteMetadata:
             )
 
 
+def _make_private(database: Path) -> None:
+    """Give a new database its mode, which SQLite gives to the files beside it.
+
+    One that is there is not opened: closing any descriptor of it would drop the locks that SQLite has on it in this process
+    (man 2 fcntl_locking).
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
+
+
 def _connect(paths: Paths) -> sqlite3.Connection:
     connection = sqlite3.connect(
         paths.metadata, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30
     )
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA mmap_size = 268435456")
+    try:
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA mmap_size = 268435456")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 def _version(connection: sqlite3.Connection) -> str | None:
-    """The schema's version, None for an empty database."""
+    """The schema's version, "" for the base of the chain, None for an empty database."""
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is None:
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return None if row is None else str(row[0])
+    return "" if row is None else str(row[0])

@@ -89,6 +89,17 @@ class MetadataConformance:
         assert found is not None
         assert found.media_type == mediatypes.DOCKER_MANIFEST_LIST
 
+    def test_another_repository_does_not_change_a_manifests_type(self, metadata: Metadata) -> None:
+        raw = b'{"schemaVersion": 2, "manifests": []}'
+        mine = Manifest.parse(raw, mediatypes.OCI_INDEX)
+        metadata.put_manifest("mine", mine, ["x"])
+        metadata.put_manifest("theirs", Manifest.parse(raw, mediatypes.DOCKER_MANIFEST_LIST), ["x"])
+        for repository, expected in (("mine", mediatypes.OCI_INDEX), ("theirs", mediatypes.DOCKER_MANIFEST_LIST)):
+            for reference in ("x", mine.digest):
+                found = metadata.find_manifest(repository, reference)
+                assert found is not None
+                assert found.media_type == expected
+
     def test_deleting_a_tag_keeps_the_manifest(self, metadata: Metadata) -> None:
         image = manifest()
         metadata.put_manifest("app", image, ["1", "2"])

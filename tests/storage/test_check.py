@@ -3,14 +3,14 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from oci.digest import Digest
-from storage.check import check
+from storage.check import Report, check
 from storage.filesystem import FilesystemBlobStore
 from storage.sqlite import SQLiteMetadata
 from tests.storage.blob_conformance import push
@@ -54,6 +54,39 @@ def test_what_may_be_is_counted_and_no_problem(hub: Hub) -> None:
     report = check(hub.root)
     assert report.problems == []
     assert (report.unreferenced, report.sparse) == (1, 1)
+
+
+def check_while(hub: Hub, digest: Digest, act: Callable[[], object]) -> Report:
+    """Repair, and act when one blob was verified and nothing follows from it yet: that is when progress is told."""
+    at = list(hub.store.digests()).index(digest) + 1
+
+    def progress(blobs: int, size: int) -> None:
+        if blobs == at:
+            act()
+
+    return check(hub.root, repair=True, progress=progress)
+
+
+def damage(hub: Hub, digest: Digest) -> None:
+    path = hub.store.paths.blob(digest)
+    path.chmod(0o600)
+    path.write_bytes(b"damaged")
+
+
+def test_what_a_push_heals_meanwhile_is_neither_reported_nor_moved(hub: Hub) -> None:
+    digest = Digest.of(b"7")
+    damage(hub, digest)
+    report = check_while(hub, digest, lambda: hub.push("other", b"7"))
+    assert report.problems == report.repaired == []
+    assert hub.store.paths.blob(digest).read_bytes() == b"7"
+
+
+def test_what_is_deleted_meanwhile_is_no_damage(hub: Hub) -> None:
+    digest = Digest.of(b"7")
+    damage(hub, digest)
+    hub.metadata.unlink_blob("app", digest)
+    report = check_while(hub, digest, lambda: hub.store.delete(digest))
+    assert report.problems == report.repaired == []
 
 
 def test_a_damaged_blob_is_found_moved_aside_and_healed(hub: Hub) -> None:

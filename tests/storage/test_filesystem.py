@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -9,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from oci.digest import Digest
-from storage.errors import StorageError, StoreFull, StoreUnusable, UploadNotFound
+from storage.errors import BlobNotFound, StorageError, StoreFull, StoreUnusable, UploadNotFound
 from storage.filesystem import FilesystemBlobStore
 from storage.uploads import append
 from tests.storage.blob_conformance import BIG, SCOPE, BlobStoreConformance, content, push
@@ -127,6 +130,40 @@ def test_abandoned_uploads_are_dropped_and_others_stay(store: FilesystemBlobStor
     busy.commit(Digest.of(b"x"))
 
 
+def test_an_upload_that_goes_on_while_it_is_looked_at_stays(
+    store: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = store.start(SCOPE)
+    upload.close()
+    path = store.paths.uploads / upload.id
+    os.utime(path, (0, 0))
+    lock = fcntl.flock
+
+    def write_then_lock(fd: int, operation: int) -> None:
+        """What another server may do between the look at the file's age and the lock."""
+        path.write_bytes(b"more")
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", write_then_lock)
+    assert store.expire_uploads(3600) == 0
+    assert store.offset(SCOPE, upload.id) == 4
+
+
+@given(st.one_of(st.text(), st.text("./0a-\0%"), st.just("../outside"), st.just("../../r")))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_text_leads_to_an_upload_that_was_not_given_out(store: FilesystemBlobStore, text: str) -> None:
+    """Not even one that ends as the scope's own do, nor to a file that is there."""
+    given_out = store.start(SCOPE)
+    given_out.cancel()
+    tail = given_out.id[-17:]
+    (store.paths.root / f"outside{tail}").touch()
+    for upload_id in (text, text + tail):
+        for ask in (store.resume, store.offset):
+            with pytest.raises(UploadNotFound):
+                ask(SCOPE, upload_id)
+    assert os.listdir(store.paths.uploads) == []
+
+
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
@@ -162,11 +199,26 @@ def test_adopting_links_only_what_is_whole(tmp_path: Path, store: FilesystemBlob
 
 def test_quarantine_makes_room_for_a_healthy_push(store: FilesystemBlobStore) -> None:
     digest = push(store, b"hello")
-    first = store.quarantine(digest)
+    first = store.quarantine(digest, store.paths.blob(digest).stat().st_ino)
+    assert first is not None
     assert first.read_bytes() == b"hello"
     assert store.size(digest) is None
     push(store, b"hello")
-    assert store.quarantine(digest) != first
+    second = store.quarantine(digest, store.paths.blob(digest).stat().st_ino)
+    assert second is not None
+    assert second != first
+    with pytest.raises(BlobNotFound):
+        store.quarantine(digest, 0)
+
+
+def test_quarantine_leaves_what_a_push_has_healed_meanwhile(store: FilesystemBlobStore) -> None:
+    digest = push(store, b"hello")
+    with store.paths.blob(digest).open("rb") as damaged:  # open, so that its inode is not given to another file
+        inode = os.fstat(damaged.fileno()).st_ino
+        push(store, b"hello")
+        assert store.quarantine(digest, inode) is None
+    assert content(store, digest) == b"hello"
+    assert os.listdir(store.paths.quarantine) == []
 
 
 def test_below_the_floor_nothing_is_taken_and_all_is_read(root: Path, store: FilesystemBlobStore) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,9 @@ def test_every_look_up_goes_by_an_index(metadata: SQLiteMetadata) -> None:
         for name, value in vars(sqlite).items()
         if name.startswith(("_FIND", "_HAS", "_LIST")) and isinstance(value, str)
     ]
-    assert len(queries) == 6
-    connection = metadata._reader
+    assert len(queries) == 7
     for query in queries:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", ("x",) * query.count("?"))]
+        plan = [row[3] for row in metadata._rows(f"EXPLAIN QUERY PLAN {query}", ("x",) * query.count("?"))]
         assert all(step.startswith("SEARCH") for step in plan), plan
 
 
@@ -137,6 +137,48 @@ def test_a_newer_root_is_refused_and_unchanged(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreTooNew, match="9999"):
         SQLiteMetadata(tmp_path)
+
+
+def test_a_push_heals_a_damaged_manifest(metadata: SQLiteMetadata) -> None:
+    image = manifest()
+    metadata.put_manifest("app", image, ["1"])
+    with metadata._transaction() as connection:
+        connection.execute("UPDATE manifests SET body = 'damaged'")
+    metadata.put_manifest("app", image, ["1"])
+    found = metadata.find_manifest("app", "1")
+    assert found is not None
+    assert found.body == image.raw
+
+
+def test_metadata_are_private_also_in_a_directory_that_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir(0o755)
+    opened = SQLiteMetadata(root)
+    opened.link_blob("app", A, 1)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in root.iterdir()}
+    opened.close()
+    assert modes == dict.fromkeys(["metadata.db", "metadata.db-wal", "metadata.db-shm", "lock", "generation"], 0o600)
+
+
+def test_look_ups_in_threads_leave_nothing_open(tmp_path: Path) -> None:
+    opened = SQLiteMetadata(tmp_path)
+    descriptors = Path("/proc/self/fd")
+
+    def count() -> int:
+        return sum(os.path.realpath(entry).startswith(str(tmp_path)) for entry in descriptors.iterdir())
+
+    opened.link_blob("app", A, 1)
+    assert opened.has_blob("app", A)
+    before = count()
+    for _ in range(5):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(opened.has_blob, "app", A).result()
+    assert count() <= before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(opened.has_blob, "app", A).result()
+        opened.close()
+        assert count() == 0
+    assert sorted(os.listdir(tmp_path)) == ["generation", "lock", "metadata.db"], "closed last, it is checkpointed"
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -192,7 +234,6 @@ def test_an_older_root_is_migrated_when_it_is_opened(tmp_path: Path, monkeypatch
     connection.execute("DELETE FROM alembic_version")
     connection.commit()
     connection.close()
-    migrate(database)
     opened = SQLiteMetadata(tmp_path)
     opened.link_blob("app", A, 1)
     opened.close()

@@ -31,7 +31,6 @@ def upgrade() -> None:
         "manifests",
         sa.Column("id", _id, primary_key=True),
         sa.Column("digest", sa.Text, nullable=False),
-        sa.Column("media_type", sa.Text, nullable=False),
         sa.Column("artifact_type", sa.Text),
         sa.Column("annotations", sa.Text, nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),
@@ -51,6 +50,7 @@ def upgrade() -> None:
         "repository_manifests",
         sa.Column("repository_id", _id, sa.ForeignKey("repositories.id"), nullable=False),
         sa.Column("manifest_id", _id, sa.ForeignKey("manifests.id"), nullable=False),
+        sa.Column("media_type", sa.Text, nullable=False),
         sa.Column("pushed_at", sa.Float, nullable=False),
         sa.PrimaryKeyConstraint("repository_id", "manifest_id", name="pk_repository_manifests"),
         sqlite_with_rowid=False,
@@ -70,10 +70,12 @@ def upgrade() -> None:
         sa.Column("repository_id", _id, sa.ForeignKey("repositories.id"), nullable=False),
         sa.Column("subject", sa.Text, nullable=False),
         sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("artifact_type", sa.Text),
         sa.Column("manifest_id", _id, sa.ForeignKey("manifests.id"), nullable=False),
         sa.PrimaryKeyConstraint("repository_id", "subject", "digest", name="pk_referrers"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_referrers_artifact_type", "referrers", ["repository_id", "subject", "artifact_type", "digest"])
     op.create_table(
         "tags",
         sa.Column("repository_id", _id, sa.ForeignKey("repositories.id"), nullable=False),
