@@ -1,0 +1,157 @@
+"""The arithmetic of the benchmark's table: medians, ratios in both directions, and what is said of figures that are missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.goals import (
+    BY_ID,
+    ROWS,
+    AtMost,
+    CpuAtMost,
+    Figures,
+    Flat,
+    Goal,
+    Row,
+    TimeAtMost,
+    TimesBetter,
+    Verdict,
+)
+from bench.groups import GROUPS
+from bench.report import cpu_text, number, report, table_of
+from bench.rounds import rotated
+from bench.servers import DISTRIBUTION, PORTSIDE, ZOT, ZOT_NO_SYNC, Server
+
+RATE = Row("rate", "a rate", "GiB/s", True, "GiB", ())
+TIME = Row("time", "a time", "ms", False, "tag", ())
+
+
+def figures(value: float, cpu: float = 1.0) -> Figures:
+    return Figures(value, cpu, 1e6, 5, value, value)
+
+
+def sample(row: str, server: str, value: float | None, **more: Any) -> dict[str, Any]:
+    usual = {"round": 0, "work": 2.0, "wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 10**7, "failure": ""}
+    return {"row": row, "server": server, "value": value} | usual | more
+
+
+@pytest.mark.parametrize(
+    ("goal", "ours", "distribution", "zot", "expected"),
+    [
+        (TimesBetter(3.0), 6.0, 2.0, 1.0, Verdict(True, "3.00x")),
+        (TimesBetter(3.0), 5.9, 2.0, 1.0, Verdict(False, "2.95x")),
+        (TimesBetter(1.5, (ZOT,)), 3.0, 9.0, 2.0, Verdict(True, "1.50x")),
+        (TimesBetter(1.0), 1.9, 2.0, None, Verdict(False, "0.95x")),
+        (TimesBetter(1.0), None, 2.0, 2.0, Verdict(None, "not measured")),
+        (TimesBetter(1.0), 2.0, None, None, Verdict(None, "not measured")),
+        (AtMost(4.0), 4.0, None, None, Verdict(True, "4")),
+        (AtMost(4.0), 4.1, None, None, Verdict(False, "4.1")),
+    ],
+)
+def test_goals_of_a_rate(
+    goal: Goal, ours: float | None, distribution: float | None, zot: float | None, expected: Verdict
+) -> None:
+    values = {PORTSIDE: ours, DISTRIBUTION: distribution, ZOT: zot}
+    table = {("rate", server): figures(value) for server, value in values.items() if value is not None}
+    assert goal.judge(RATE, table) == expected
+
+
+def test_of_a_time_less_is_better() -> None:
+    table = {("time", PORTSIDE): figures(2.0), ("time", DISTRIBUTION): figures(3.0), ("time", ZOT): figures(8.0)}
+    assert TimesBetter(1.5).judge(TIME, table) == Verdict(True, "1.50x")
+    assert TimesBetter(1.6).judge(TIME, table) == Verdict(False, "1.50x")
+
+
+def test_a_time_against_a_row_of_a_peer() -> None:
+    table = {("many", PORTSIDE): figures(3.6), ("one", DISTRIBUTION): figures(3.0)}
+    many = Row("many", "", "ms", False, "tag", ())
+    assert TimeAtMost(1.2, DISTRIBUTION, "one").judge(many, table) == Verdict(True, "1.20x")
+    assert TimeAtMost(1.1, DISTRIBUTION, "one").judge(many, table) == Verdict(False, "1.20x")
+    assert TimeAtMost(1.1, ZOT, "one").judge(many, table).is_met is None
+
+
+def test_cpu_is_compared_with_the_thriftier_peer() -> None:
+    table = {
+        ("rate", PORTSIDE): figures(1.0, cpu=0.2),
+        ("rate", DISTRIBUTION): figures(1.0, cpu=0.6),
+        ("rate", ZOT): figures(9.0, cpu=0.5),
+    }
+    assert CpuAtMost(0.4).judge(RATE, table) == Verdict(True, "CPU 0.40x")
+    assert CpuAtMost(1 / 3).judge(RATE, table).is_met is False
+
+
+@pytest.mark.parametrize(("large", "is_met"), [(85.0, True), (84.0, False), (120.0, True)])
+def test_flat_compares_ours_with_ours(large: float, is_met: bool) -> None:
+    table = {("rate", PORTSIDE): figures(large), ("small", PORTSIDE): figures(100.0), ("small", ZOT): figures(1.0)}
+    assert Flat("small").judge(RATE, table).is_met is is_met
+
+
+def test_medians_leave_failures_out_and_divide_cpu_by_work() -> None:
+    samples = [
+        sample("get", PORTSIDE, 1.0, cpu_seconds=2.0, peak_bytes=5),
+        sample("get", PORTSIDE, 9.0, cpu_seconds=4.0, peak_bytes=7),
+        sample("get", PORTSIDE, 2.0, cpu_seconds=6.0, peak_bytes=6),
+        sample("get", PORTSIDE, None, failure="the server closed the connection"),
+        sample("get", ZOT, None, failure="500"),
+    ]
+    table = table_of(samples)
+    assert table == {("get", PORTSIDE): Figures(2.0, 2.0, 7, 3, 1.0, 9.0)}
+
+
+def test_a_page_says_what_is_met_what_is_not_and_what_failed() -> None:
+    results = {
+        "began": "2026-01-01T00:00:00+00:00",
+        "machine": {
+            "processor": "P",
+            "cores": 2,
+            "memory_gib": 8,
+            "kernel": "6",
+            "python": "3.11.2",
+            "filesystem": "ext4",
+        },
+        "versions": {PORTSIDE: "a", DISTRIBUTION: "v3", ZOT: "z"},
+        "settings": {"rounds": 1, "seconds": 1},
+        "load_average": [0.5, 0.4, 0.3],
+        "samples": [
+            sample("get", PORTSIDE, 6.0, cpu_seconds=0.2),
+            sample("get", DISTRIBUTION, 2.0),
+            sample("put", PORTSIDE, 1.0, peak_bytes=151_000_000),
+            sample("put", DISTRIBUTION, 0.9),
+            sample("tags", ZOT, None, failure="the server closed\nthe connection"),
+        ],
+    }
+    page = report(results)
+    assert "**2 of 3 goals that could be judged are met.**" in page
+    assert "Not met: PUT of 1 GiB (≥ 1.5x the better: 1.11x)." in page
+    assert "Above it: put (151 MB)." in page
+    assert "| GET of 1 GiB | GiB/s | 6 | 2 |" in page
+    assert "- tags on zot, 1 times: `the server closed the connection`" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(31730.4, "31,730"), (100.0, "100"), (2.118, "2.12"), (0.0352, "0.0352"), (0.00004, "0.00004")]
+)
+def test_numbers_are_read_without_exponents(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_cpu_of_small_work_is_in_microseconds() -> None:
+    assert cpu_text(BY_ID["manifest"], 0.000031) == "31 µs"
+    assert cpu_text(BY_ID["get"], 0.125) == "0.12 s"
+
+
+def test_every_row_is_measured_once_and_has_a_goal() -> None:
+    measured = [row for group in GROUPS for row in group.rows]
+    assert sorted(measured) == sorted(BY_ID)
+    assert len(BY_ID) == len(ROWS)
+    assert all(row.goals for row in ROWS)
+    assert all(PORTSIDE in group.servers for group in GROUPS)
+    assert [group.name for group in GROUPS if ZOT_NO_SYNC in group.servers] == ["put", "patch", "stream"]
+
+
+def test_each_server_begins_in_turn() -> None:
+    servers = [Server(name, name, ("x",)) for name in "abc"]
+    orders = ["".join(server.name for server in rotated(servers, number)) for number in range(4)]
+    assert orders == ["abc", "bca", "cab", "abc"]
