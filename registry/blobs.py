@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from registry.routes import Route
 from registry.threads import Disk
 from storage.blobs import BlobReader
 from storage.errors import BlobNotFound
+
+logger = logging.getLogger("portside.registry")
 
 INLINE_MAX = 64 * 1024
 """A blob of at most so many bytes is read into memory and sent with its head in one write."""
@@ -30,7 +33,7 @@ class Blobs(Protocol):
 class Links(Protocol):
     """The part of the metadata that serving blobs needs."""
 
-    def has_blob(self, repository: str, digest: Digest) -> bool: ...
+    def find_blob(self, repository: str, digest: Digest) -> int | None: ...
     def unlink_blob(self, repository: str, digest: Digest) -> bool: ...
 
 
@@ -44,10 +47,9 @@ class BlobHandlers:
 
     def head(self, request: Request, route: Route) -> Response:
         """The size from one stat; the blob is never opened."""
-        digest = self._linked(route)
-        size = self._blobs.size(digest)
-        if size is None:
-            raise _unknown(digest, route.repository)
+        digest, size = self._linked(route)
+        if self._blobs.size(digest) != size:
+            raise _lost(digest, route.repository)
         headers = _headers(digest)
         if _matches(request.header(b"if-none-match"), digest):
             return Response(304, headers)
@@ -55,15 +57,17 @@ class BlobHandlers:
 
     def get(self, request: Request, route: Route) -> Response:
         """The blob, or the part of it that Range asks for (RFC 9110 section 14; of several ranges none is obeyed)."""
-        digest = self._linked(route)
+        digest, size = self._linked(route)
         headers = _headers(digest)
         if request.is_conditional and _matches(request.header(b"if-none-match"), digest):
             return Response(304, headers)
         try:
             reader = self._blobs.open(digest)
         except BlobNotFound:
-            raise _unknown(digest, route.repository) from None
+            raise _lost(digest, route.repository) from None
         try:
+            if reader.size != size:
+                raise _lost(digest, route.repository)
             span = self._span(request, digest, reader.size)
             offset, length, status = (0, reader.size, 200) if span is None else (*span, 206)
             headers.append((b"content-length", b"%d" % length))
@@ -84,12 +88,14 @@ class BlobHandlers:
             raise _unknown(route.reference, route.repository)
         return without_body(202)
 
-    def _linked(self, route: Route) -> Digest:
+    def _linked(self, route: Route) -> tuple[Digest, int]:
+        """The digest, and the size that the blob had when it was pushed."""
         digest = route.reference
         assert isinstance(digest, Digest)
-        if not self._links.has_blob(route.repository, digest):
+        size = self._links.find_blob(route.repository, digest)
+        if size is None:
             raise _unknown(digest, route.repository)
-        return digest
+        return digest, size
 
     @staticmethod
     def _span(request: Request, digest: Digest, size: int) -> tuple[int, int] | None:
@@ -139,6 +145,16 @@ def _matches(condition: str | None, digest: Digest) -> bool:
     if condition is None:
         return False
     return condition == "*" or any(tag.strip().removeprefix("W/") == f'"{digest}"' for tag in condition.split(","))
+
+
+def _lost(digest: Digest, repository: str) -> RequestError:
+    """A blob that was acknowledged and whose file is gone or of another size. It is answered as unknown: then clients push it again."""
+    logger.error(
+        "blob %s of %s is missing or damaged on disk: the next push of it heals it; run `portside check`",
+        digest,
+        repository,
+    )
+    return _unknown(digest, repository)
 
 
 def _unknown(digest: Digest | str, repository: str) -> RequestError:

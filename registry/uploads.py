@@ -146,7 +146,8 @@ class UploadHandlers:
 
     def _mount(self, repository: str, digest: Digest, source: str | None) -> bool:
         """Link a blob of another repository, if its bytes are there: a lost or damaged one is to be pushed again, and so healed."""
-        return self._store.size(digest) is not None and self._links.mount_blob(repository, digest, source) is not None
+        size = self._store.size(digest)
+        return size is not None and self._links.mount_blob(repository, digest, source) == size
 
     def _push_small(self, repository: str, digest: Digest, data: bytes) -> None:
         upload = self._store.start(repository)

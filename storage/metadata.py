@@ -47,8 +47,8 @@ class Facts(Protocol):
         """A repository's manifest by digest or by tag (a str)."""
         ...
 
-    def has_blob(self, repository: str, digest: Digest) -> bool:
-        """Whether the repository holds a link to the blob."""
+    def find_blob(self, repository: str, digest: Digest) -> int | None:
+        """The size in bytes, as it was when it was pushed, of a blob that the repository holds a link to; None without a link."""
         ...
 
     def list_tags(self, repository: str, limit: int, after: str) -> Page | None:

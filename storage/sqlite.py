@@ -51,8 +51,8 @@ _FIND_BY_DIGEST = """
 SELECT m.digest, h.media_type, m.body FROM repositories r JOIN manifests m
 JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id
 WHERE r.name = ? AND m.digest = ?"""
-_HAS_BLOB = """
-SELECT 1 FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
+_FIND_BLOB = """
+SELECT b.size FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
 WHERE r.name = ? AND b.digest = ?"""
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
@@ -108,9 +108,10 @@ class SQLiteMetadata:
         row = self._row(query, (repository, str(reference)))
         return None if row is None else StoredManifest(Digest.parse(row[0]), row[1], row[2])
 
-    def has_blob(self, repository: str, digest: Digest) -> bool:
-        """Whether the link is there."""
-        return self._row(_HAS_BLOB, (repository, str(digest))) is not None
+    def find_blob(self, repository: str, digest: Digest) -> int | None:
+        """The recorded size, where the link is there."""
+        row = self._row(_FIND_BLOB, (repository, str(digest)))
+        return None if row is None else int(row[0])
 
     def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
         """One range of the primary key."""

@@ -44,7 +44,7 @@ class MetadataConformance:
         assert metadata.list_repositories(10, "").names == []
         assert metadata.list_tags("app", 10, "") is None
         assert metadata.find_manifest("app", "latest") is None
-        assert not metadata.has_blob("app", A)
+        assert metadata.find_blob("app", A) is None
         assert metadata.list_referrers("app", A, None, 10, "").descriptors == []
         assert not metadata.unlink_blob("app", A)
         assert not metadata.delete_manifest("app", A)
@@ -55,13 +55,13 @@ class MetadataConformance:
     def test_blobs_are_held_by_repositories(self, metadata: Metadata) -> None:
         metadata.link_blob("one", A, 5)
         metadata.link_blob("one", A, 5)
-        assert metadata.has_blob("one", A)
-        assert not metadata.has_blob("two", A)
+        assert metadata.find_blob("one", A) == 5
+        assert metadata.find_blob("two", A) is None
         assert metadata.mount_blob("two", A, "three") is None
         assert metadata.mount_blob("two", A, "one") == 5
         assert metadata.unlink_blob("one", A)
-        assert not metadata.has_blob("one", A)
-        assert metadata.has_blob("two", A)
+        assert metadata.find_blob("one", A) is None
+        assert metadata.find_blob("two", A) is not None
         assert metadata.mount_blob("three", A, None) == 5
         assert metadata.list_repositories(10, "").names == ["one", "three", "two"]
 
@@ -182,7 +182,7 @@ class MetadataConformance:
         after = metadata.generation()
         assert after > before
         assert after % 2 == 0
-        metadata.has_blob("app", A)
+        metadata.find_blob("app", A)
         assert metadata.generation() == after
 
     def test_every_change_is_an_event_in_order(self, metadata: Metadata) -> None:

@@ -48,16 +48,18 @@ def test_several_processes_write_at_once_and_lose_nothing(metadata: SQLiteMetada
         assert process.returncode == 0
     assert len(metadata.list_repositories(100, "").names) == 4
     for process in processes:
-        assert all(metadata.has_blob(f"r/{process.pid}", Digest.of(b"%d-%d" % (process.pid, i))) for i in range(60))
+        assert all(
+            metadata.find_blob(f"r/{process.pid}", Digest.of(b"%d-%d" % (process.pid, i))) == i for i in range(60)
+        )
     assert metadata.generation() % 2 == 0
 
 
 def test_a_write_of_another_process_is_read_at_once_and_seen_in_the_generation(metadata: SQLiteMetadata) -> None:
-    assert not metadata.has_blob("app", A)
+    assert metadata.find_blob("app", A) is None
     before = metadata.generation()
     start(metadata.paths.root, "metadata.link_blob('app', Digest.of(b'a'), 1)").communicate()
     assert metadata.generation() > before
-    assert metadata.has_blob("app", A)
+    assert metadata.find_blob("app", A) is not None
 
 
 def test_a_writer_that_dies_leaves_the_generation_odd_until_the_next(metadata: SQLiteMetadata) -> None:
@@ -168,14 +170,14 @@ def test_look_ups_in_threads_leave_nothing_open(tmp_path: Path) -> None:
         return sum(os.path.realpath(entry).startswith(str(tmp_path)) for entry in descriptors.iterdir())
 
     opened.link_blob("app", A, 1)
-    assert opened.has_blob("app", A)
+    assert opened.find_blob("app", A) is not None
     before = count()
     for _ in range(5):
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(opened.has_blob, "app", A).result()
+            assert pool.submit(opened.find_blob, "app", A).result() is not None
     assert count() <= before
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(opened.has_blob, "app", A).result()
+        assert pool.submit(opened.find_blob, "app", A).result() is not None
         opened.close()
         assert count() == 0
     assert sorted(os.listdir(tmp_path)) == ["generation", "lock", "metadata.db"], "closed last, it is checkpointed"
