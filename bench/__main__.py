@@ -74,6 +74,8 @@ def _bench(arguments: argparse.Namespace) -> int:
                 print(f"{group.name:15} {row:55} {BY_ID[row].title}")
         return 0
     chosen = choose(arguments.rows)
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        raise BenchError(f"--json {arguments.json}: there is no such directory")
     servers = _servers(arguments)
     results = Results(arguments.json, arguments, servers)
     with ExitStack() as stack:
@@ -121,7 +123,8 @@ class Results:
         self.samples.append(sample)
         row = BY_ID[sample.row]
         figure = f"FAILED: {sample.failure}" if sample.value is None else f"{sample.value:.4g} {row.unit}"
-        cpu = f"cpu {sample.cpu_seconds:.2f} s of {sample.wall_seconds:.2f}, peak {sample.peak_bytes / 1e6:.0f} MB"
+        cpu = f"cpu {sample.cpu_seconds:.2f} s, client {sample.client_seconds:.2f} s, of {sample.wall_seconds:.2f} s"
+        cpu += f", peak {sample.peak_bytes / 1e6:.0f} MB"
         print(f"        {sample.row:24} {sample.server:14} {figure}   ({cpu})", file=sys.stderr, flush=True)
         if self._path is not None:
             document = self._head | {

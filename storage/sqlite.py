@@ -41,6 +41,8 @@ OUTBOX_KEPT = 100_000
 OUTBOX_TRIM = 1000
 """Events that are kept, and after how many new ones the oldest are dropped."""
 BATCH = 1000
+ROOM_TO_OPEN = 256 * 1024
+"""Bytes that SQLite needs on the disk to open a database that was closed: its log and the log's index."""
 
 _FIND_BY_TAG = """
 SELECT m.digest, h.media_type, m.body FROM repositories r
@@ -83,7 +85,8 @@ class SQLiteMetadata:
                     self._writer = self._open_writer()
                 opened.pop_all()
         except (OSError, sqlite3.Error) as error:
-            raise StoreUnusable(f"the metadata in {self.paths.metadata} cannot be opened: {error}") from error
+            hint = "; the disk is full: make room there, then start again" if self._free() < ROOM_TO_OPEN else ""
+            raise StoreUnusable(f"the metadata in {self.paths.metadata} cannot be opened: {error}{hint}") from error
         if sqlite3.sqlite_version_info < FIXED_WAL:
             logger.info(
                 "SQLite %s can lose commits when two connections write and checkpoint at once; Portside writes from one at a time, "
