@@ -40,7 +40,7 @@ INSTALL = ["python3-venv"]
 ENGINE = ["conmon", "crun", "runc"]
 DEMO = [*INSTALL, *ENGINE, "busybox-static"]
 CLIENTS = ["docker.io", "podman", "skopeo", "buildah", "iptables"]
-TEST = [*DEMO, *CLIENTS, "strace", "wrk", "e2fsprogs", "mount", "golang-github-containers-common"]
+TEST = [*DEMO, *CLIENTS, "gcc", "libc6-dev", "strace", "wrk", "e2fsprogs", "mount", "golang-github-containers-common"]
 BENCH = [*INSTALL, "docker.io", "iptables", "e2fsprogs", "mount", "gcc", "libc6-dev"]
 SETS = {"install": INSTALL, "demo": DEMO, "test": TEST, "bench": BENCH}
 

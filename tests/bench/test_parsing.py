@@ -43,11 +43,13 @@ p99: 80.1ms
 def answering(answer: bytes) -> Iterator[tuple[int, Callable[[], bytes]]]:
     """A server of one connection that gives one answer to whatever comes first; its port and what came."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(30)
     received: list[bytes] = []
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
+            connection.settimeout(30)
             received.append(connection.recv(65536))
             connection.sendall(answer)
 
@@ -184,7 +186,9 @@ def test_the_load_generator_counts_what_a_server_answered(rate: str) -> None:
         b"/b": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     }
     counts = {b"/a": 0, b"/b": 0}
+    program = str(compile_load())
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(30)
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -199,7 +203,7 @@ def test_the_load_generator_counts_what_a_server_answered(rate: str) -> None:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    command = [str(compile_load()), str(listener.getsockname()[1]), "1", "0.3", rate, "Accept: x"]
+    command = [program, str(listener.getsockname()[1]), "1", "0.3", rate, "Accept: x"]
     result = subprocess.run(command, input=b"/a\n/b\n", capture_output=True, check=False, timeout=30)
     thread.join()
     listener.close()
@@ -213,8 +217,9 @@ def test_the_load_generator_counts_what_a_server_answered(rate: str) -> None:
 
 
 def test_the_load_generator_refuses_an_answer_that_is_no_success() -> None:
+    program = str(compile_load())
     with answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as (port, _):
-        command = [str(compile_load()), str(port), "1", "0.2", "0"]
+        command = [program, str(port), "1", "0.2", "0"]
         result = subprocess.run(command, input=b"/a\n", capture_output=True, check=False, timeout=30)
     assert result.returncode == 1
     assert b"the answer is not a 200: HTTP/1.1 404" in result.stderr
