@@ -31,6 +31,8 @@ DEPTH = 4
 """Blocks that are under way between the receiving and the hashing thread."""
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte after which a body is given up; what came is kept."""
+LOW_WATER = 128 * 1024
+"""Bytes that a pump's thread waits for, where it waits at all (SO_RCVLOWAT, man 7 socket): fewer wake-ups for the same bytes."""
 PARK_AFTER_MS = 500
 """Milliseconds that a pump's thread waits for its client before it gives the wait to the event loop."""
 
@@ -202,6 +204,7 @@ class Body:
                     raise ClientGone
                 await _readable(sock, IDLE_TIMEOUT)
         finally:
+            _set_low_water(sock, 1)
             sock.close()
             self.detached = False
 
@@ -280,7 +283,8 @@ class Body:
             if self._stopping:
                 outcome = Outcome.STOPPED
                 break
-            received, outcome = _receive(sock, view[e : e + self._framing.receivable(BLOCK - e)])
+            room = self._framing.receivable(BLOCK - e)
+            received, outcome = _receive(sock, view[e : e + room], room if self.length is not None else 1)
             if outcome is not None:
                 break
             e += received
@@ -288,20 +292,29 @@ class Body:
         return w, outcome
 
 
-def _receive(sock: socket.socket, view: memoryview) -> tuple[int, Outcome | None]:
-    """Receive what is there, waiting a little."""
+def _receive(sock: socket.socket, view: memoryview, certain: int) -> tuple[int, Outcome | None]:
+    """Receive what is there, waiting a little: until a good part of the ``certain`` bytes has come, that are known to follow."""
+    may_wait = True
     while True:
         try:
             received = sock.recv_into(view)
         except BlockingIOError:
+            if not may_wait:
+                return 0, Outcome.STARVED
+            _set_low_water(sock, min(certain, LOW_WATER))
             poll = select.poll()
             poll.register(sock, select.POLLIN)
-            if not poll.poll(PARK_AFTER_MS):
-                return 0, Outcome.STARVED
+            may_wait = bool(poll.poll(PARK_AFTER_MS))
+            if not may_wait:
+                _set_low_water(sock, 1)  # what has come, little as it is, is taken before the thread goes
         except OSError:
             return 0, Outcome.GONE
         else:
             return received, None if received else Outcome.GONE
+
+
+def _set_low_water(sock: socket.socket, size: int) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
 async def _readable(sock: socket.socket, seconds: float) -> None:
