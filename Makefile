@@ -81,6 +81,7 @@ bench: as-root packages-bench $(VENV)/installed-test
 	$(BIN)/python -m bench --rounds $(ROUNDS) $(if $(ZOT),--zot "$(ZOT)") $(if $(ZB),--zb "$(ZB)") \
 	  --registry "$$($(PYTHON) scripts/gotools.py --path registry)" --crane "$$($(PYTHON) scripts/gotools.py --path crane)" \
 	  --json .build/bench.json $(BENCH_ARGS)
+	$(BIN)/python -m bench.report .build/bench.json > .build/bench.md && mv .build/bench.md bench/README.md
 
 soak: as-root packages-test $(VENV)/installed-test
 	@$(PYTHON) scripts/gotools.py crane registry

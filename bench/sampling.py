@@ -91,7 +91,10 @@ class Session:
     def load(
         self, paths: Sequence[str], connections: int, seconds: float, rate: float = 0.0, accept: str = ""
     ) -> dict[str, Any]:
-        """Run the load generator; its report. See ``load.c``. Probes at a rate are an instrument: their own client never waits for a core."""
+        """Run the load generator; its report. See ``load.c``.
+
+        Probes at a rate are an instrument, and so go before the clients that make the load.
+        """
         command = ["nice", "-n", "-20"] if rate else []
         command += [str(self.tools.load), str(self.port), str(connections), f"{seconds:.3f}", f"{rate:.3f}"]
         if accept:
