@@ -81,13 +81,13 @@ def _match_path(path: str) -> Route:
         if kind == "manifests":
             return Route(Endpoint.MANIFEST, _name(parts[:-2]), _reference(last))
         if kind == "blobs" and last != "uploads":
-            return Route(Endpoint.BLOB, _name(parts[:-2]), _digest(last))
+            return Route(Endpoint.BLOB, _name(parts[:-2]), parse_digest(last))
         if kind == "blobs":
             return Route(Endpoint.UPLOADS, _name(parts[:-2]))
         if kind == "tags" and last == "list":
             return Route(Endpoint.TAGS, _name(parts[:-2]))
         if kind == "referrers":
-            return Route(Endpoint.REFERRERS, _name(parts[:-2]), _digest(last))
+            return Route(Endpoint.REFERRERS, _name(parts[:-2]), parse_digest(last))
         if kind == "uploads" and parts[-3] == "blobs" and len(parts) >= 4:
             if not last:
                 return Route(Endpoint.UPLOADS, _name(parts[:-3]))
@@ -109,7 +109,8 @@ def _name(parts: list[str]) -> str:
     return name
 
 
-def _digest(text: str) -> Digest:
+def parse_digest(text: str) -> Digest:
+    """A digest out of a path or a query; RequestError DIGEST_INVALID."""
     try:
         return Digest.parse(text)
     except InvalidDigest as error:
@@ -118,7 +119,7 @@ def _digest(text: str) -> Digest:
 
 def _reference(text: str) -> Digest | str:
     if ":" in text:
-        return _digest(text)
+        return parse_digest(text)
     if not is_tag(text):
         raise RequestError(
             ErrorCode.TAG_INVALID,

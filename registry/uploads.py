@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from oci.digest import HEX_LENGTH, Digest, InvalidDigest
+from oci.digest import HEX_LENGTH, Digest
 from oci.errors import ErrorCode
 from oci.reference import is_repository_name
 from registry.bodies import SMALL
 from registry.errors import RequestError
 from registry.messages import Headers, Request, Response, without_body
-from registry.routes import Route
+from registry.routes import Route, parse_digest
 from registry.threads import Disk
 from storage.uploads import Upload, append
 
@@ -54,12 +54,12 @@ class UploadHandlers:
             source = request.parameter("from") or None
             if source is not None and not is_repository_name(source):
                 raise RequestError(ErrorCode.NAME_INVALID, f"from={source[:255]!r} is not a repository name")
-            digest = _parse_digest(mount)
+            digest = parse_digest(mount)
             if await self._disk.run(self._mount, repository, digest, source):
                 return _created(repository, digest)
         announced = request.parameter("digest")
         if announced is not None and mount is None:
-            return await self._push_whole(request, repository, _parse_digest(announced))
+            return await self._push_whole(request, repository, parse_digest(announced))
         algorithm = request.parameter("digest-algorithm")
         if algorithm is not None and algorithm not in HEX_LENGTH:
             raise RequestError(
@@ -100,7 +100,7 @@ class UploadHandlers:
         announced = request.parameter("digest")
         if announced is None:
             raise RequestError(ErrorCode.DIGEST_INVALID, "the closing PUT needs ?digest=, the digest of the whole blob")
-        digest = _parse_digest(announced)
+        digest = parse_digest(announced)
         body = request.body
         span = _content_range(request)
         if body is None or body.is_small:
@@ -200,13 +200,6 @@ def _length(request: Request, data: bytes) -> int | None:
     if request.body is None or request.body.is_complete:
         return len(data)
     return request.body.length
-
-
-def _parse_digest(text: str) -> Digest:
-    try:
-        return Digest.parse(text)
-    except InvalidDigest as error:
-        raise RequestError(ErrorCode.DIGEST_INVALID, str(error)) from error
 
 
 def _content_range(request: Request) -> tuple[int, int] | None:

@@ -361,10 +361,7 @@ class FilesystemBlobStore:
         """StoreFull where less than the floor is free."""
         status = os.statvfs(self._blobs)
         free = status.f_bavail * status.f_frsize
-        floor = self._floor
-        if floor is None:
-            floor = min(FLOOR_MAX, int(status.f_blocks * status.f_frsize * FLOOR_SHARE))
-        if free < floor:
+        if free < (floor := self.floor):
             raise StoreFull(free, floor)
 
     def translate(self, error: OSError) -> Exception:
