@@ -9,15 +9,13 @@ from functools import partial
 
 from bench.content import ACCEPT, LAYERS, write_archive, write_layout
 from bench.docker import Docker
-from bench.filesystem import GIB, BenchError
+from bench.filesystem import BenchError
 from bench.sampling import Session, Tools
 from bench.wire import Connection
 
 REPOSITORY = "bench/image"
 ZB_CONNECTIONS = 10
 ZB_REQUESTS = 30
-ROOM = 2 * GIB
-"""Memory to warm before a client starts: its image as it arrives, and what is made of it."""
 
 
 def crane_push(size: str, session: Session) -> None:
@@ -51,7 +49,7 @@ def docker_push(size: str, session: Session) -> None:
     """The value is the whole of the push in seconds; compressing the layers is part of what Docker does."""
     docker, reference = _docker(session.tools), _reference(session, size)
     docker("tag", _local(size), reference)
-    with session.meter(1.0, memory=ROOM) as sample:
+    with session.meter(1.0) as sample:
         docker("push", "--quiet", reference)
     sample.value = sample.wall_seconds
 
@@ -63,7 +61,7 @@ def docker_pull(size: str, session: Session) -> None:
         target = f"/v2/{REPOSITORY}-{size}/manifests/1"
         connection.request("HEAD", target, {"Accept": ACCEPT}).expect(200, f"HEAD {target}")
     docker("rmi", "--force", reference, _local(size))
-    with session.meter(1.0, memory=ROOM) as sample:
+    with session.meter(1.0) as sample:
         docker("pull", "--quiet", reference)
     sample.value = sample.wall_seconds
     docker("tag", reference, _local(size))
@@ -78,7 +76,7 @@ def zb(test: str, session: Session) -> None:
     command = [session.tools.zb, "-c", str(ZB_CONNECTIONS), "-n", str(ZB_REQUESTS), "-d", str(folder)]
     command += ["-t", f"^{re.escape(test)}$", f"http://127.0.0.1:{session.port}"]
     try:
-        with session.meter(1.0, memory=ROOM) as sample:
+        with session.meter(1.0) as sample:
             result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         sample.value = None
         rate, failed, sample.detail = zb_result(result.stdout, test)
@@ -136,7 +134,7 @@ def _crane(session: Session) -> str:
 
 
 def _timed(session: Session, command: list[str]) -> None:
-    with session.meter(1.0, memory=ROOM) as sample:
+    with session.meter(1.0) as sample:
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     if result.returncode != 0:
         sample.value = None

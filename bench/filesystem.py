@@ -7,15 +7,19 @@ page cache of the file below, or into holes, each sync would measure the loop de
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.memory import keep_touched
+
 GIB = 1 << 30
 BLOCK = 16 << 20
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+"""There where a tmpfs can have huge pages, which make the blocks that are touched lie together."""
 
 
 class BenchError(Exception):
@@ -30,6 +34,15 @@ def run(*command: str) -> str:
             f"{' '.join(command)} failed ({result.returncode}): {(result.stderr or result.stdout).strip()}"
         )
     return result.stdout.strip()
+
+
+def forget(root: Path) -> None:
+    """Drop large files below a directory from the page cache, where they are written out, so that uploads do not fill the memory."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, name), "rb") as file:
+                if os.fstat(file.fileno()).st_size > BLOCK:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class LoopFilesystem:
@@ -58,8 +71,7 @@ class LoopFilesystem:
         try:
             self._write_image(size, progress)
             self._device = run("losetup", "--find", "--show", "--direct-io=on", str(self._image))
-            run("mount", "-t", "tmpfs", "-o", "size=8g,mode=0700", "portside-bench", str(self.memory))
-            self._has_memory = True
+            self._mount_memory(progress)
         except BaseException:
             self.close()
             raise
@@ -79,16 +91,6 @@ class LoopFilesystem:
         """Write out what earlier work left dirty, so that no row pays for another."""
         os.sync()
 
-    @staticmethod
-    def warm_memory(size: int) -> None:
-        """Touch ``size`` bytes of memory and give them back.
-
-        A virtual machine may hold free memory that its host has yet to find pages for; the first write to such a page costs ten times
-        what the write itself does, and whichever server came first would pay it. Free pages go back to the host only after seconds.
-        """
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-        mmap.mmap(-1, size, flags=flags).close()
-
     def close(self) -> None:
         """Unmount, even under something that was interrupted and still holds a file open, and give everything back."""
         if self._is_mounted:
@@ -101,6 +103,14 @@ class LoopFilesystem:
             run("losetup", "--detach", self._device)
             self._device = ""
         self._image.unlink(missing_ok=True)
+
+    def _mount_memory(self, progress: Callable[[str], None]) -> None:
+        huge = HUGE_PAGES.exists()
+        options = "size=90%,mode=0700" + (",huge=always" if huge else "")
+        run("mount", "-t", "tmpfs", "-o", options, "portside-bench", str(self.memory))
+        self._has_memory = True
+        keep_touched(self.memory / "touched", progress)
+        run("mount", "-o", "remount,size=8g" + (",huge=never" if huge else ""), str(self.memory))
 
     def _write_image(self, size: int, progress: Callable[[str], None]) -> None:
         block = bytes(BLOCK)

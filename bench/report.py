@@ -36,8 +36,8 @@ METHOD = f"""## How it is measured
 - Large transfers are made by a client that copies nothing (sendfile from memory up, `MSG_TRUNC` down) and hashes beforehand; small
   requests by `load.c`, one thread with epoll, 16 keep-alive connections in a closed loop after a warm-up. Both share the server's cores.
 - CPU is user and system time of the server's process tree over the measurement; memory the sum of its processes' peaks in that row.
-- Before a row that fills memory, as much is touched and given back: in a virtual machine the first touch of a page may cost more than the
-  write to it.
+- Half of the memory is touched at the start and freed in pieces too small for a virtual machine to give back to its host: the first
+  touch of a page that was given back costs ten times the write to it, and would fall on whoever comes first.
 - Page n=100 of a list, one more tag, a manifest: the same request again and again, but for "each of the 20,000 tags in turn". A server
   that keeps answers may use them; Portside does until anything is written.
 - The stores of the 20,000 tags and the 2,000 and 50,000 repositories are pushed over HTTP for Portside. For the others one is pushed and

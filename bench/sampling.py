@@ -64,15 +64,10 @@ class Session:
         self.sample = Sample(row, running.server.name, round_number)
 
     @contextlib.contextmanager
-    def meter(self, work: float = 0.0, memory: int = 0) -> Iterator[Sample]:
-        """Measure the block. Unless the block sets ``value``, it becomes ``work`` per second of wall time.
-
-        ``memory``: bytes that server and client will newly occupy, page cache included; see :meth:`LoopFilesystem.warm_memory`.
-        """
+    def meter(self, work: float = 0.0) -> Iterator[Sample]:
+        """Measure the block. Unless the block sets ``value``, it becomes ``work`` per second of wall time."""
         sample, tree = self.sample, self.running.tree
         self.tools.disk.settle()
-        if memory:
-            self.tools.disk.warm_memory(memory)
         tree.reset_peak()
         sample.work = work
         client, cpu, began = _client_seconds(), tree.cpu_seconds(), time.monotonic()

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from bench.content import ACCEPT, MIB, Blob, Source, small_image
-from bench.filesystem import GIB, BenchError
+from bench.filesystem import GIB, BenchError, forget
 from bench.prepare import push_small
 from bench.sampling import Session
 from bench.wire import Connection
@@ -19,8 +19,6 @@ REPOSITORY = "bench/large"
 SMALL = f"/v2/{REPOSITORY}/manifests/small"
 WARM = 64 * MIB
 PIECE = 16 * MIB
-ROOM = 2 * GIB
-"""Memory to warm for an upload of 1 GiB: its pages, and the same again for what else takes some meanwhile."""
 
 PROBES_PER_SECOND = 200
 PROBE_CONNECTIONS = 4
@@ -62,7 +60,7 @@ def four(session: Session) -> None:
 
     push(0, source.blob())
     blobs = [source.blob() for _ in range(STREAMS)]
-    with ThreadPoolExecutor(STREAMS) as pool, session.meter(1.0, memory=ROOM):
+    with ThreadPoolExecutor(STREAMS) as pool, session.meter(1.0):
         list(pool.map(push, range(STREAMS), blobs))
 
 
@@ -84,6 +82,7 @@ def fair_up(session: Session) -> None:
     def upload() -> None:
         with Connection(session.port) as connection:
             connection.put_blob(REPOSITORY, source.blob())
+        forget(session.running.root)
 
     _beside(session, upload)
 
@@ -108,7 +107,7 @@ def hundred(session: Session) -> None:
     work: list[Callable[[], None]] = [download] * HUNDRED
     work += [partial(upload, source.blob()) for _ in range(HUNDRED)]
     moved = HUNDRED * (1.0 + CUT_AFTER / GIB)
-    with ThreadPoolExecutor(len(work)) as pool, session.meter(moved, memory=4 * ROOM) as sample:
+    with ThreadPoolExecutor(len(work)) as pool, session.meter(moved) as sample:
         for done in [pool.submit(item) for item in work]:
             done.result()
         sample.value = session.running.tree.peak_bytes() / 1e6
@@ -127,7 +126,7 @@ def _upload(session: Session, push: Callable[[Connection, Blob], None]) -> None:
     with Connection(session.port) as connection:
         push(connection, session.source(WARM).blob())
         blob = session.source(GIB).blob()
-        with session.meter(1.0, memory=ROOM):
+        with session.meter(1.0):
             push(connection, blob)
 
 
@@ -136,7 +135,7 @@ def _beside(session: Session, work: Callable[[], None]) -> None:
     with Connection(session.port) as connection:
         push_small(connection, REPOSITORY, "small", small_image())
     session.load([SMALL], PROBE_CONNECTIONS, 1.0, PROBES_PER_SECOND, ACCEPT)
-    with session.meter(memory=4 * ROOM) as sample:
+    with session.meter() as sample:
         with _repeating(work) as finished:
             time.sleep(1.0)  # until all four are in full flight; the clock of the probes starts after it
             report = session.load(

@@ -16,7 +16,6 @@ from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any, Protocol, cast
 
-import anyio
 import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -27,7 +26,7 @@ from registry.errors import ClientGone, RequestError
 from registry.framing import Chunked, Counted, Framing
 from registry.log import AccessLog
 from registry.messages import FileBody, Headers, Request, Response
-from registry.sending import SendFailed, send_file
+from registry.sending import Senders, SendFailed, send_file
 
 HEAD_MAX = 32 * 1024
 """The longest request head, in bytes."""
@@ -64,7 +63,7 @@ class Service:
         self.log = log
         self.grace = grace
         self.pumps = Pumps()
-        self.cold_reads = anyio.CapacityLimiter(16)
+        self.senders = Senders()
 
 
 class HTTPConnection(asyncio.Protocol):
@@ -370,7 +369,7 @@ class HTTPConnection(asyncio.Protocol):
                 return
             await self._drain()
             with self._duplicate() as sock:
-                await send_file(sock, head, body, self._service.cold_reads)
+                await send_file(sock, head, body, self._service.senders)
         except ClientGone:
             response.message = "the client closed the connection"
         except SendFailed as error:
