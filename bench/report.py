@@ -1,4 +1,4 @@
-"""``python -m bench.report RESULTS.json > bench/README.md``: medians, goals, and whether they are met."""
+"""``python -m bench.report RESULTS.json [LATER.json …] > bench/README.md``: medians, goals, and whether they are met."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.goals import FLAT, PEAK_LIMIT, ROWS, Figures, Row, Table
+from bench.goals import BY_ID, FLAT, PEAK_LIMIT, ROWS, Figures, Row, Table
 from bench.servers import DISTRIBUTION, PORTSIDE, ZOT, ZOT_NO_SYNC
 
 SERVERS = (PORTSIDE, DISTRIBUTION, ZOT, ZOT_NO_SYNC)
@@ -83,27 +83,44 @@ def cpu_text(row: Row, seconds: float) -> str:
     return f"{seconds * 1e6:.0f} µs" if row.per in ("request", "tag") else f"{seconds:.2f} s"
 
 
-def report(results: Mapping[str, Any]) -> str:
-    """The whole page, as Markdown."""
-    table = table_of(results["samples"])
+def report(*runs: Mapping[str, Any]) -> str:
+    """The whole page, as Markdown. A later run's rows take the place of an earlier one's, with all servers: no row mixes two runs."""
+    samples = _merged(runs)
+    table = table_of(samples)
     servers = [server for server in SERVERS if any(key[1] == server for key in table)]
-    machine, settings = results["machine"], results["settings"]
     parts = [
         INTRODUCTION,
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; Linux {machine['kernel']}; Python"
-        f" {machine['python']}; {machine['filesystem']}. {settings['rounds']} rounds, begun {results['began']},"
-        f" load average at the end {results['load_average'][0]:.1f}.",
-        "; ".join(f"{server}: {results['versions'][server]}" for server in servers) + ".",
+        *(_origin(run, runs, servers) for run in runs),
         _summary(table),
         "## Results\n\n" + "\n".join(_main_table(table, servers)),
         "## What the servers spent\n\nCPU per unit of work, and the peak of memory in MB.\n\n"
         + "\n".join(_cost_table(table, servers)),
         METHOD,
     ]
-    failures = _failures(results["samples"])
+    failures = _failures(samples)
     if failures:
         parts.insert(-1, "## What failed\n\n" + "\n".join(failures))
     return "\n\n".join(parts) + "\n"
+
+
+def _merged(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    latest = {sample["row"]: number for number, run in enumerate(runs) for sample in run["samples"]}
+    return [sample for number, run in enumerate(runs) for sample in run["samples"] if latest[sample["row"]] == number]
+
+
+def _origin(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], servers: Sequence[str]) -> str:
+    """Where and when a run was made, of what; which rows it gave unless it gave all."""
+    machine, settings = run["machine"], run["settings"]
+    text = (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; Linux {machine['kernel']}; Python"
+        f" {machine['python']}; {machine['filesystem']}. {settings['rounds']} rounds, begun {run['began']},"
+        f" load average at the end {run['load_average'][0]:.1f}. "
+    )
+    text += "; ".join(f"{server}: {run['versions'][server]}" for server in servers if server in run["versions"]) + "."
+    if run is runs[0]:
+        return text
+    rows = dict.fromkeys(sample["row"] for sample in run["samples"])
+    return f"Measured again afterwards, in a run of their own: {', '.join(BY_ID[row].title for row in rows)}. {text}"
 
 
 def verdicts(table: Table) -> list[tuple[Row, str, str, bool | None]]:
@@ -184,15 +201,17 @@ def _failures(samples: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("usage: python -m bench.report RESULTS.json", file=sys.stderr)
+    if len(sys.argv) < 2:
+        print("usage: python -m bench.report RESULTS.json [LATER.json …]", file=sys.stderr)
         return 2
-    try:
-        results = json.loads(Path(sys.argv[1]).read_text())
-    except (OSError, ValueError) as error:
-        print(f"bench.report: {sys.argv[1]} cannot be read: {error}", file=sys.stderr)
-        return 1
-    sys.stdout.write(report(results))
+    runs = []
+    for name in sys.argv[1:]:
+        try:
+            runs.append(json.loads(Path(name).read_text()))
+        except (OSError, ValueError) as error:
+            print(f"bench.report: {name} cannot be read: {error}", file=sys.stderr)
+            return 1
+    sys.stdout.write(report(*runs))
     return 0
 
 

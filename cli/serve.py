@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -11,11 +12,14 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import Failure, RootOption
+
+if TYPE_CHECKING:
+    from storage.sqlite import SQLiteMetadata
 
 
 def serve(
@@ -36,16 +40,17 @@ def serve(
     Example: portside serve --root /srv/hub --listen 0.0.0.0:5000
     """
     if inherited is not None:
-        sock = socket.socket(fileno=inherited)
-        _serve_one(root, sock, grace, floor)
+        _end_with_parent()
+        _serve_one(root, _open(root), socket.socket(fileno=inherited), grace, floor)
         return
     sock = _bind(listen)
-    _prepare(root)
+    metadata = _open(root)
     host, port = sock.getsockname()[:2]
     _announce(root, host, port, workers)
     if workers == 1:
-        _serve_one(root, sock, grace, floor)
+        _serve_one(root, metadata, sock, grace, floor)
     else:
+        metadata.close()
         _serve_many(root, sock, workers, grace, floor)
 
 
@@ -67,30 +72,28 @@ def _bind(listen: str) -> socket.socket:
     return sock
 
 
-def _prepare(root: Path) -> None:
-    """Make and migrate the root before any worker starts; its errors are for the person at the terminal."""
+def _open(root: Path) -> SQLiteMetadata:
+    """Make the root where it is not there, and migrate it; its errors are for the person at the terminal."""
+    from registry.log import configure
     from storage.errors import StorageError
     from storage.sqlite import SQLiteMetadata
 
+    configure(sys.stderr, sys.stderr.isatty())  # opening may have something to say already
     try:
-        SQLiteMetadata(root).close()
+        return SQLiteMetadata(root)
     except (StorageError, OSError) as error:
         raise Failure(f"the root {root} cannot be used: {error}") from error
 
 
-def _serve_one(root: Path, sock: socket.socket, grace: float, floor: int | None) -> None:
+def _serve_one(root: Path, metadata: SQLiteMetadata, sock: socket.socket, grace: float, floor: int | None) -> None:
     from registry.app import Registry
-    from registry.log import AccessLog, configure
+    from registry.log import AccessLog
     from registry.server import serve as run
     from storage.filesystem import FilesystemBlobStore
-    from storage.sqlite import SQLiteMetadata
 
-    human = sys.stderr.isatty()
-    configure(sys.stderr, human)
-    metadata = SQLiteMetadata(root)
     store = FilesystemBlobStore(root, floor=None if floor is None else floor * 1024 * 1024)
     try:
-        run(Registry(store, metadata), store, [sock], AccessLog(sys.stderr, human), grace)
+        run(Registry(store, metadata), store, [sock], AccessLog(sys.stderr, sys.stderr.isatty()), grace)
     finally:
         metadata.close()
 
@@ -124,7 +127,17 @@ def _serve_many(root: Path, sock: socket.socket, workers: int, grace: float, flo
                 print(f"portside: a worker ended with {process.returncode}; another is started", file=sys.stderr)
                 running[index] = start()
     for process in running:
+        process.terminate()  # once more: one may have been started while the signal came
         process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent is gone (man 2 prctl), so that no worker keeps the port of a server that was killed."""
+    parent = os.getppid()
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+    if os.getppid() != parent or parent == 1:
+        raise Failure("the server that started this worker is gone")
 
 
 def _announce(root: Path, host: str, port: int, workers: int) -> None:
@@ -133,9 +146,6 @@ def _announce(root: Path, host: str, port: int, workers: int) -> None:
     many = f" with {workers} workers" if workers > 1 else ""
     first = f"Portside serves {root} on http://{address}{many}"
     if not sys.stderr.isatty():
-        from registry.log import configure
-
-        configure(sys.stderr, human=False)
         logging.getLogger("portside").info(first)
         return
     near = f"localhost:{port}" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else address

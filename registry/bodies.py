@@ -22,6 +22,7 @@ import anyio.to_thread
 from registry.errors import BodyTimeout, BodyTooLarge, ClientGone, ServerEnding
 from registry.framing import Counted, Framing
 from registry.messages import BadRequest
+from registry.slices import run_in_usual_slices
 
 SMALL = 256 * 1024
 """A body of at most so many bytes, by its Content-Length, is read on the event loop."""
@@ -209,6 +210,7 @@ class Body:
             self.detached = False
 
     def _pump(self, sock: socket.socket, sink: Sink) -> Outcome:
+        run_in_usual_slices()
         alone = self._pumps.enter()
         try:
             return self._pump_in_two_threads(sock, sink) if alone else self._pump_in_one_thread(sock, sink)

@@ -44,8 +44,7 @@ class ManifestHandlers:
             (b"docker-content-digest", digest),
             (b"etag", b'"' + digest + b'"'),
         ]
-        condition = request.header(b"if-none-match") if request.is_conditional else None
-        if condition is not None and (condition == "*" or f'"{found.digest}"' in condition):
+        if request.holds(str(found.digest)):
             return Response(304, [header for header in headers if header[0] != b"content-length"])
         return Response(200, headers, found.body, is_reusable=True)
 

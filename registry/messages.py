@@ -111,6 +111,13 @@ class Request:
                 found = value
         return None if found is None else found.decode("latin-1").strip(" \t")
 
+    def holds(self, digest: str) -> bool:
+        """Whether If-None-Match says that the client has this digest's content already (RFC 9110 section 13.1.2)."""
+        condition = self.header(b"if-none-match") if self.is_conditional else None
+        if condition is None:
+            return False
+        return condition == "*" or any(tag.strip().removeprefix("W/") == f'"{digest}"' for tag in condition.split(","))
+
     @staticmethod
     def _decode(text: str, plus: bool = False) -> str:
         if "%" not in text and "+" not in text:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from functools import partial
+from types import FrameType
 from typing import Any, Protocol, cast
 
 import anyio.to_thread
@@ -21,6 +22,7 @@ from uvicorn.server import Server
 from registry.app import Registry
 from registry.log import AccessLog
 from registry.serving import HTTPConnection, Service
+from registry.slices import run_in_short_slices
 
 logger = logging.getLogger("portside.registry")
 
@@ -84,6 +86,7 @@ def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], lo
     _tune_memory()
     _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
+    run_in_short_slices()
     service = Service(registry, log, grace)
     config = Config(
         cast(Any, _no_application),
@@ -102,12 +105,17 @@ def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], lo
         listener.setblocking(False)
         with contextlib.suppress(OSError):  # not a TCP socket
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server = RegistryServer(config, service, uploads)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        """Before uvicorn listens to signals, and when it is done: then it raises what it caught once more."""
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises what it caught once more when it is done; by then there is nothing left to end but the process itself.
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, end)
     gc.collect()
     gc.freeze()  # what was imported lives as long as the process: no collection has to look at it again
-    RegistryServer(config, service, uploads).run(sockets)
+    server.run(sockets)
 
 
 async def _no_application(scope: object, receive: object, send: object) -> None:

@@ -8,7 +8,6 @@ against 190.
 from __future__ import annotations
 
 import http.client
-import os
 import select
 import socket
 import ssl
@@ -19,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from remote.errors import Cancelled, Interrupted, RemoteError, Unreachable
+from remote.proxies import proxy_for
 
 PIECE = 1024 * 1024
 """Bytes in one piece of a body on its way."""
@@ -178,7 +178,7 @@ class Connections:
                     connection.connect()
                     if connection.sock is not None:
                         connection.sock.settimeout(self._read_timeout)
-                _send(connection, method, self._target(connection, url), url, headers, body)
+                _send(connection, method, url, headers, body)
                 raw = connection.getresponse()
                 self._reached.add(url.origin)
                 return Response(raw, connection, url, self)
@@ -241,20 +241,15 @@ class Connections:
         return connection, True
 
     def _open(self, origin: Origin) -> http.client.HTTPConnection:
-        proxy = _proxy(origin)
+        proxy = proxy_for(origin.scheme, origin.host)
         host, port = (proxy.host, proxy.port) if proxy is not None else (origin.host, origin.port)
         if origin.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=self._connect_timeout, blocksize=PIECE)
         context = self._tls(origin)
         connection = http.client.HTTPSConnection(host, port, timeout=self._connect_timeout, context=context)
         if proxy is not None:
-            connection.set_tunnel(origin.host, origin.port)
+            connection.set_tunnel(origin.host, origin.port, proxy.headers)
         return connection
-
-    def _target(self, connection: http.client.HTTPConnection, url: URL) -> str:
-        """Through a proxy, plain requests carry the whole URL (RFC 9112 section 3.2.2)."""
-        is_direct = (connection.host, connection.port) == (url.origin.host, url.origin.port)
-        return url.target if is_direct or url.origin.scheme == "https" else str(url)
 
     def _tls(self, origin: Origin) -> ssl.SSLContext:
         """The system's authorities, and those that Docker would trust for this registry (/etc/docker/certs.d/HOST/*.crt)."""
@@ -273,13 +268,16 @@ class Connections:
 def _send(
     connection: http.client.HTTPConnection,
     method: str,
-    target: str,
     url: URL,
     headers: Mapping[str, str],
     body: bytes | Body | None,
 ) -> None:
+    proxy = proxy_for("http", url.origin.host) if url.origin.scheme == "http" else None  # a tunnel has none in the way
+    target = url.target if proxy is None else str(url)  # a proxy needs the whole URL (RFC 9112 section 3.2.2)
     connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
     connection.putheader("Host", url.origin.authority)
+    if proxy is not None:
+        headers = {**headers, **proxy.headers}
     for name, value in headers.items():
         connection.putheader(name, value)
     if body is not None or method in ("POST", "PUT", "PATCH"):
@@ -306,6 +304,9 @@ def _is_quiet(connection: http.client.HTTPConnection) -> bool:
 def _unreachable(origin: Origin, error: BaseException, *, is_known: bool) -> Unreachable:
     """A failure in words. Who has answered before may be restarting; who never has is more likely a wrong name or port."""
     text = describe(error)
+    proxy = proxy_for(origin.scheme, origin.host)
+    if proxy is not None and not isinstance(error, ssl.SSLError):
+        return Unreachable(origin.authority, f"{text} (through the proxy {proxy.host}:{proxy.port} of the environment)")
     if isinstance(error, ssl.SSLCertVerificationError):
         text = (
             f"its certificate is not trusted ({error.verify_message}); put its authority into "
@@ -330,29 +331,3 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
-
-
-def _proxy(origin: Origin) -> Origin | None:
-    """The proxy that the environment names for an origin (curl's rules: https_proxy, http_proxy, all_proxy, no_proxy)."""
-    found = _variable(f"{origin.scheme}_proxy") or _variable("all_proxy")
-    if not found or is_loopback(origin.host):
-        return None
-    for item in (_variable("no_proxy") or "").split(","):
-        name = item.strip().lstrip(".").partition(":")[0].lower()
-        if name and (name == "*" or origin.host == name or origin.host.endswith(f".{name}")):
-            return None
-    return URL.parse(found if "://" in found else f"http://{found}").origin
-
-
-def _variable(name: str) -> str | None:
-    # HTTP_PROXY in capitals is not read where a CGI client could have set it, as curl does it.
-    upper = None if name == "http_proxy" and "REQUEST_METHOD" in os.environ else os.environ.get(name.upper())
-    return os.environ.get(name) or upper
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, as a URL names it, is this machine: localhost, 127.0.0.0/8 or ::1."""
-    if host in ("localhost", "::1", "[::1]") or host.endswith(".localhost"):
-        return True
-    parts = host.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part) < 256 for part in parts)

@@ -18,9 +18,10 @@ from typing import Self
 from oci.reference import DEFAULT_HOST
 from oci.strictjson import InvalidJSON, parse_object
 from remote.challenge import InvalidChallenge, parse_challenges
-from remote.connections import URL, Body, Connections, Response, is_loopback
+from remote.connections import URL, Body, Connections, Response
 from remote.credentials import Credential, find_credential
 from remote.errors import Cancelled, RegistryError, RemoteError
+from remote.proxies import is_loopback
 from remote.tokens import Authorizer
 
 ERROR_MAX = 64 * 1024

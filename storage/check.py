@@ -84,11 +84,13 @@ def _check_bytes(
             progress(report.blobs, report.bytes)
             if not is_good:
                 _look_again(store, digest, report, repair)
-            elif metadata.blob_size(digest) is None:
+                continue
+            recorded = metadata.blob_size(digest)
+            if recorded is None:
                 report.unreferenced += 1
-            elif metadata.blob_size(digest) != size:
+            elif recorded != size:
                 report.problems.append(
-                    f"blob {digest} has {size} bytes, the metadata say {metadata.blob_size(digest)}: push it again, that corrects them"
+                    f"blob {digest} has {size} bytes, the metadata say {recorded}: push it again, that corrects them"
                 )
 
 

@@ -100,9 +100,9 @@ def test_medians_leave_failures_out_and_divide_cpu_by_work() -> None:
     assert table == {("get", PORTSIDE): Figures(2.0, 2.0, 7, 3, 1.0, 9.0)}
 
 
-def test_a_page_says_what_is_met_what_is_not_and_what_failed() -> None:
-    results = {
-        "began": "2026-01-01T00:00:00+00:00",
+def run_of(*samples: dict[str, Any], began: str = "2026-01-01T00:00:00+00:00") -> dict[str, Any]:
+    return {
+        "began": began,
         "machine": {
             "processor": "P",
             "cores": 2,
@@ -114,20 +114,36 @@ def test_a_page_says_what_is_met_what_is_not_and_what_failed() -> None:
         "versions": {PORTSIDE: "a", DISTRIBUTION: "v3", ZOT: "z"},
         "settings": {"rounds": 1, "seconds": 1},
         "load_average": [0.5, 0.4, 0.3],
-        "samples": [
+        "samples": list(samples),
+    }
+
+
+def test_a_page_says_what_is_met_what_is_not_and_what_failed() -> None:
+    page = report(
+        run_of(
             sample("get", PORTSIDE, 6.0, cpu_seconds=0.2),
             sample("get", DISTRIBUTION, 2.0),
             sample("put", PORTSIDE, 1.0, peak_bytes=151_000_000),
             sample("put", DISTRIBUTION, 0.9),
             sample("tags", ZOT, None, failure="the server closed\nthe connection"),
-        ],
-    }
-    page = report(results)
+        )
+    )
     assert "**2 of 3 goals that could be judged are met.**" in page
     assert "Not met: PUT of 1 GiB (≥ 1.5x the better: 1.11x)." in page
     assert "Above it: put (151 MB)." in page
     assert "| GET of 1 GiB | GiB/s | 6 | 2 |" in page
     assert "- tags on zot, 1 times: `the server closed the connection`" in page
+
+
+def test_a_row_of_a_later_run_takes_the_place_of_all_that_was_known_of_it() -> None:
+    first = run_of(
+        sample("get", PORTSIDE, 6.0), sample("get", ZOT, 5.0), sample("put", PORTSIDE, 1.0), sample("put", ZOT, 0.5)
+    )
+    page = report(first, run_of(sample("get", PORTSIDE, 8.0), sample("get", DISTRIBUTION, 2.0), began="2026-01-02"))
+    assert "| GET of 1 GiB | GiB/s | 8 | 2 |  |" in page
+    assert "| PUT of 1 GiB | GiB/s | 1 |  | 0.5 |" in page
+    assert "Measured again afterwards, in a run of their own: GET of 1 GiB. P, 2 cores" in page
+    assert "begun 2026-01-02" in page
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
+
+import pytest
 
 from tests.durability.tracing import CALLS, parse
 from tests.servers import answers, free_port, portside, start_portside, wait_until
@@ -118,3 +121,18 @@ def _end_child(pid: int) -> None:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for child in children:
         os.kill(int(child), 15)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_at_any_moment_of_the_start_ends_it(tmp_path: Path, workers: str) -> None:
+    command = [str(tool("portside")), "serve", "--root", str(tmp_path / "root"), "--listen", "127.0.0.1:0"]
+    for step in range(12):
+        with (tmp_path / f"log{step}").open("wb") as log:
+            process = subprocess.Popen([*command, "--workers", workers], stdout=log, stderr=log)
+        try:
+            time.sleep(step * 0.06)
+            process.terminate()
+            assert process.wait(20) in (0, -signal.SIGTERM), (step, (tmp_path / f"log{step}").read_text())
+        finally:
+            process.kill()
+            process.wait()

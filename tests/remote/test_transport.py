@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from remote.connections import URL, Body, is_loopback
+from remote.connections import URL, Body
 from remote.errors import Cancelled, Interrupted, RegistryError, RemoteError, Unreachable
+from remote.proxies import is_loopback
 from remote.transport import Policy, Registry, retry_after
 from tests.remote.faulty import Answer, Faulty, Request, refusal
 from tests.remote.talking import CREDENTIAL, QUICK, after, client, endless, fine, read
