@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -136,3 +137,26 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(tmp_path: Path, workers: str
         finally:
             process.kill()
             process.wait()
+
+
+SIGNALLED = """
+import os, signal
+from cli.main import main
+from registry.server import RegistryServer
+
+run = RegistryServer.run
+
+def run_signalled(self, sockets):
+    os.kill(os.getpid(), signal.SIGTERM)
+    run(self, sockets)
+
+RegistryServer.run = run_signalled
+main()
+"""
+
+
+def test_sigterm_just_before_uvicorn_listens_to_it_ends_the_server(tmp_path: Path) -> None:
+    arguments = ["serve", "--root", str(tmp_path / "root"), "--listen", "127.0.0.1:0"]
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, *arguments], capture_output=True, timeout=30, check=False)
+    assert done.returncode == 0, done
+    assert b"Traceback" not in done.stderr
