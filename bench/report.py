@@ -143,7 +143,7 @@ def _summary(table: Table) -> str:
     over = [f"{name} ({peak / 1e6:.0f} MB)" for name, peak in peaks.items() if peak > PEAK_LIMIT]
     lines = [f"**{met} of {met + len(missed)} goals that could be judged are met.**"]
     if missed:
-        lines.append("Not met: " + "; ".join(missed) + ".")
+        lines.append("Not met: " + "; ".join(missed) + ". What holds them back: [profile.md](profile.md).")
     if peaks:
         highest = max(peaks.values()) / 1e6
         lines.append(f"Portside's highest peak of memory: {highest:.0f} MB (goal: at most {PEAK_LIMIT / 1e6:.0f}).")

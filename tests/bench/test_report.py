@@ -129,7 +129,7 @@ def test_a_page_says_what_is_met_what_is_not_and_what_failed() -> None:
         )
     )
     assert "**2 of 3 goals that could be judged are met.**" in page
-    assert "Not met: PUT of 1 GiB (≥ 1.5x the better: 1.11x)." in page
+    assert "Not met: PUT of 1 GiB (≥ 1.5x the better: 1.11x). What holds them back: [profile.md](profile.md)." in page
     assert "Above it: put (151 MB)." in page
     assert "| GET of 1 GiB | GiB/s | 6 | 2 |" in page
     assert "- tags on zot, 1 times: `the server closed the connection`" in page
