@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.filesystem import GIB
+from bench.rounds import rotated
+from bench.wire import DISCARD
 from registry.sending import SLICE, UNSENT_MAX
 
-GIB = 1 << 30
 ROUNDS = 9
-RECEIVE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,14 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     with tempfile.NamedTemporaryFile(dir=sys.argv[1]) as file:
-        block = os.urandom(RECEIVE)
-        for _ in range(GIB // RECEIVE):
+        block = os.urandom(DISCARD)
+        for _ in range(GIB // DISCARD):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
         results: dict[str, list[tuple[float, float]]] = {way.name: [] for way in WAYS}
         for round_number in range(ROUNDS):
-            for way in WAYS[round_number % len(WAYS) :] + WAYS[: round_number % len(WAYS)]:
+            for way in rotated(WAYS, round_number):
                 results[way.name].append(_measure(Path(file.name), way))
     print(f"| 1 GiB, medians of {ROUNDS} rotated rounds | GiB/s | sender's CPU s/GiB |\n|---|---:|---:|")
     for name, found in results.items():
@@ -85,8 +86,8 @@ def _measure(path: Path, way: Way) -> tuple[float, float]:
         try:
             began = time.perf_counter()
             with socket.create_connection(listener.getsockname()) as client:
-                scratch = bytearray(RECEIVE)
-                received = sum(iter(lambda: client.recv_into(scratch, RECEIVE, socket.MSG_TRUNC), 0))
+                scratch = bytearray(DISCARD)
+                received = sum(iter(lambda: client.recv_into(scratch, DISCARD, socket.MSG_TRUNC), 0))
             seconds = time.perf_counter() - began
         finally:
             os.sched_setaffinity(0, cores)

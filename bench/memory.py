@@ -17,7 +17,6 @@ BLOCK = 128 << 10
 """A block that is given back, in bytes: the smallest there is."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 HUGE = 2 << 20
-GIB = 1 << 30
 SHARE = 0.5
 """Of the memory that is available, what is touched."""
 
@@ -27,7 +26,7 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 def keep_touched(path: Path, progress: Callable[[str], None]) -> None:
     """Touch half of the available memory by a new file in a tmpfs, and free all of it but a page in each block; OSError."""
     size = int(_available() * SHARE) // HUGE * HUGE
-    progress(f"touching {size / GIB:.0f} GiB of memory")
+    progress(f"touching {size >> 30} GiB of memory")
     block = bytes(HUGE)
     with path.open("xb", buffering=0) as file:
         for _ in range(0, size, HUGE):

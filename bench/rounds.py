@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from bench.clients import docker_load
 from bench.docker import daemon
@@ -22,12 +23,13 @@ SETTLE_LIMIT = 60.0
 """Seconds that a server gets after its start on a full store until it is idle."""
 
 Report = Callable[[Sample], None]
+Contender = TypeVar("Contender")
 
 
-def rotated(servers: Sequence[Server], round_number: int) -> list[Server]:
-    """Each server comes first, last and in between equally often, so that none always has the warmer machine."""
-    shift = round_number % len(servers)
-    return [*servers[shift:], *servers[:shift]]
+def rotated(contenders: Sequence[Contender], round_number: int) -> list[Contender]:
+    """Each one comes first, last and in between equally often, so that none always has the warmer machine."""
+    shift = round_number % len(contenders)
+    return [*contenders[shift:], *contenders[:shift]]
 
 
 def run_group(

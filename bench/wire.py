@@ -22,7 +22,7 @@ TIMEOUT = 120
 DOCKER_CHUNK = 32 << 10
 """The size of the chunks of Docker's chunked bodies (Go's io.Copy)."""
 
-_DISCARD = 1 << 20
+DISCARD = 1 << 20
 
 
 class WireError(Exception):
@@ -93,9 +93,9 @@ class Connection:
         size = int(headers["content-length"])
         left = size - len(self._rest)
         self._rest = b""
-        scratch = bytearray(_DISCARD)
+        scratch = bytearray(DISCARD)
         while left > 0:
-            got = self._socket.recv_into(scratch, min(left, _DISCARD), socket.MSG_TRUNC)
+            got = self._socket.recv_into(scratch, min(left, DISCARD), socket.MSG_TRUNC)
             if got == 0:
                 raise WireError(f"GET {target}: the answer ended {left} bytes early")
             left -= got

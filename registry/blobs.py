@@ -51,7 +51,7 @@ class BlobHandlers:
         if self._blobs.size(digest) != size:
             raise _lost(digest, route.repository)
         headers = _headers(digest)
-        if request.holds(str(digest)):
+        if request.holds(digest):
             return Response(304, headers)
         return Response(200, [(b"content-length", b"%d" % size), *headers])
 
@@ -59,7 +59,7 @@ class BlobHandlers:
         """The blob, or the part of it that Range asks for (RFC 9110 section 14; of several ranges none is obeyed)."""
         digest, size = self._linked(route)
         headers = _headers(digest)
-        if request.holds(str(digest)):
+        if request.holds(digest):
             return Response(304, headers)
         try:
             reader = self._blobs.open(digest)

@@ -44,7 +44,7 @@ class ManifestHandlers:
             (b"docker-content-digest", digest),
             (b"etag", b'"' + digest + b'"'),
         ]
-        if request.holds(str(found.digest)):
+        if request.holds(found.digest):
             return Response(304, [header for header in headers if header[0] != b"content-length"])
         return Response(200, headers, found.body, is_reusable=True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from oci.digest import Digest
 from storage.blobs import BlobReader
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Request:
                 found = value
         return None if found is None else found.decode("latin-1").strip(" \t")
 
-    def holds(self, digest: str) -> bool:
+    def holds(self, digest: Digest) -> bool:
         """Whether If-None-Match says that the client has this digest's content already (RFC 9110 section 13.1.2)."""
         condition = self.header(b"if-none-match") if self.is_conditional else None
         if condition is None:

@@ -1,7 +1,7 @@
 """HTTP/1.1 on one connection: uvicorn's server runs it, httptools reads the heads, the bodies are ours.
 
 Why not uvicorn's own protocol: it receives bodies byte string by byte string on the event loop, has no sendfile, and writes head and body
-apart; that costs a download two thirds of its speed and an upload half of it (figures in `bench/README.md`).
+apart; that costs a download two thirds of its speed and an upload half of it.
 
 A connection is IDLE (waiting for a head), then BUSY with one request at a time (pipelined ones wait in the buffer), and IDLE again or
 closed. While a body is pumped by a thread the transport is paused, and the thread reads from a duplicate of the socket.

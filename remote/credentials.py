@@ -39,6 +39,11 @@ class Credential:
     password: str = field(repr=False)
     identity_token: str | None = field(default=None, repr=False)
 
+    def basic(self) -> str:
+        """Name and password as Authorization and Proxy-Authorization have them (RFC 7617 section 2), in UTF-8."""
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode("ascii")
+
 
 def credential_files(environment: Mapping[str, str]) -> list[Path]:
     """The files that Docker and podman keep credentials in, the first to be asked first; they need not exist."""

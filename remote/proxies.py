@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from remote.credentials import Credential
 from remote.errors import RemoteError
 
 
@@ -44,8 +44,8 @@ def _parse(text: str) -> Proxy:
         )
     if parts.username is None:
         return Proxy(host, port)
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return Proxy(host, port, {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
+    credential = Credential(unquote(parts.username), unquote(parts.password or ""))
+    return Proxy(host, port, {"Proxy-Authorization": credential.basic()})
 
 
 def _variable(name: str) -> str | None:

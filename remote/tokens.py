@@ -5,7 +5,6 @@ Nothing is sent before a registry's first 401. A token is kept for the scope tha
 
 from __future__ import annotations
 
-import base64
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +61,7 @@ class Authorizer:
         credential = self._own_credential()
         if credential is None or not credential.username:
             return None
-        self._basic = _basic(credential)
+        self._basic = credential.basic()
         return self._basic
 
     def _bearer(self, challenge: Challenge, scope: tuple[str, ...]) -> str:
@@ -88,7 +87,7 @@ class Authorizer:
         else:
             query = [("service", service)] if service else []
             query += [("scope", one) for one in asked]
-            headers = {"Authorization": _basic(credential)} if credential is not None and credential.username else {}
+            headers = {"Authorization": credential.basic()} if credential is not None and credential.username else {}
             response = self._fetch("GET", realm.with_query(urlencode(query)), headers, None)
         token, lifetime = _read_token(response, realm)
         header = f"Bearer {token}"
@@ -101,12 +100,6 @@ class Authorizer:
             self._credential = self._find()
             self._is_credential_known = True
         return self._credential
-
-
-def _basic(credential: Credential) -> str:
-    """RFC 7617 section 2, in UTF-8."""
-    pair = f"{credential.username}:{credential.password}".encode()
-    return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
 def _read_token(response: Response, realm: URL) -> tuple[str, float]:

@@ -28,6 +28,14 @@ def data() -> bytes:
 
 
 @pytest.fixture
+def path(tmp_path: Path, data: bytes) -> Path:
+    """A file of the data."""
+    path = tmp_path / "blob"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """The server's end, which does not block, and the client's, which waits at most 30 s."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -82,13 +90,10 @@ def _send(pair: tuple[socket.socket, socket.socket], path: Path, offset: int, le
 @pytest.mark.parametrize("offset", [0, 4097])
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_slow_client_gets_every_byte(
-    pair: tuple[socket.socket, socket.socket], tmp_path: Path, data: bytes, copies: list[int], others: int, offset: int
+    pair: tuple[socket.socket, socket.socket], path: Path, data: bytes, copies: list[int], others: int, offset: int
 ) -> None:
-    path = tmp_path / "blob"
-    path.write_bytes(data)
-    senders = Senders()
+    senders, reader = Senders(), Reader(pair[1], 5)
     senders.active = others
-    reader = Reader(pair[1], 5)
     reader.start()
     _send(pair, path, offset, SIZE - offset - 1, senders)
     reader.join()
@@ -102,13 +107,10 @@ def test_a_slow_client_gets_every_byte(
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_file_that_ends_early_is_said_so(
-    pair: tuple[socket.socket, socket.socket], tmp_path: Path, data: bytes, others: int
+    pair: tuple[socket.socket, socket.socket], path: Path, data: bytes, others: int
 ) -> None:
-    path = tmp_path / "blob"
-    path.write_bytes(data)
-    senders = Senders()
+    senders, reader = Senders(), Reader(pair[1], 5)
     senders.active = others
-    reader = Reader(pair[1], 5)
     reader.start()
     with pytest.raises(SendFailed, match="portside check"):
         _send(pair, path, 0, SIZE + 5, senders)
@@ -117,11 +119,7 @@ def test_a_file_that_ends_early_is_said_so(
     assert senders.active == others
 
 
-def test_a_client_that_goes_away_ends_the_download(
-    pair: tuple[socket.socket, socket.socket], tmp_path: Path, data: bytes
-) -> None:
-    path = tmp_path / "blob"
-    path.write_bytes(data)
+def test_a_client_that_goes_away_ends_the_download(pair: tuple[socket.socket, socket.socket], path: Path) -> None:
     senders = Senders()
     pair[1].close()
     with pytest.raises(SendFailed, match="closed the connection"):
@@ -129,9 +127,7 @@ def test_a_client_that_goes_away_ends_the_download(
     assert senders.active == 0
 
 
-def test_a_copy_that_is_taken_in_part_counts_that_part(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "blob"
-    path.write_bytes(data)
+def test_a_copy_that_is_taken_in_part_counts_that_part(path: Path, data: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, path.open("rb") as file:
         ours.setblocking(False)
