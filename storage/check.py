@@ -62,12 +62,12 @@ def check(root: Path, *, repair: bool = False, progress: Progress | None = None)
 
 
 def _check_database(metadata: SQLiteMetadata, report: Report) -> None:
-    connection = sqlite3.connect(f"file:{metadata.paths.metadata}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{metadata.database.paths.metadata}?mode=ro", uri=True)
     try:
         for (line,) in connection.execute("PRAGMA quick_check(20)"):
             if line != "ok":
                 report.problems.append(
-                    f"the database {metadata.paths.metadata} is damaged: {line}. Stop the servers and restore it from a backup."
+                    f"the database {metadata.database.paths.metadata} is damaged: {line}. Stop the servers and restore it from a backup."
                 )
     finally:
         connection.close()
@@ -158,7 +158,7 @@ def _look_again(store: FilesystemBlobStore, digest: Digest, report: Report, repa
 def _check_links(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: Report) -> None:
     """Every blob that a repository holds has bytes."""
     query = "SELECT b.id, b.digest FROM blobs b WHERE EXISTS (SELECT 1 FROM repository_blobs l WHERE l.blob_id = b.id) AND b.id > ?"
-    for _, text in metadata.scan(f"{query} ORDER BY b.id LIMIT ?"):
+    for _, text in metadata.database.scan(f"{query} ORDER BY b.id LIMIT ?"):
         digest = Digest.parse(str(text))
         if store.size(digest) is None and (holders := metadata.blob_holders(digest)) and store.size(digest) is None:
             report.problems.append(
@@ -169,7 +169,7 @@ def _check_links(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: R
 def _check_manifests(metadata: SQLiteMetadata, report: Report) -> None:
     """Every manifest's bytes have its digest."""
     query = "SELECT id, digest, size, body FROM manifests WHERE id > ? ORDER BY id LIMIT ?"
-    for _, text, size, body in metadata.scan(query, batch=BODIES_AHEAD):
+    for _, text, size, body in metadata.database.scan(query, batch=BODIES_AHEAD):
         report.manifests += 1
         try:
             is_good = isinstance(body, bytes) and len(body) == size and Digest.parse(str(text)).matches(body)
@@ -189,7 +189,7 @@ def _check_tags(metadata: SQLiteMetadata, report: Report) -> None:
         "  WHERE t.repository_id = r.id)"
         " FROM repositories r WHERE r.id > ? ORDER BY r.id LIMIT ?"
     )
-    for _, name, tags, resolved in metadata.scan(query):
+    for _, name, tags, resolved in metadata.database.scan(query):
         report.tags += int(str(tags))
         if tags != resolved:
             report.problems.append(
@@ -205,5 +205,5 @@ def _check_references(store: FilesystemBlobStore, metadata: SQLiteMetadata, repo
         " (f.kind <> 'blob' AND NOT EXISTS (SELECT 1 FROM manifests o WHERE o.digest = f.digest))))"
         " FROM manifests m WHERE m.id > ? ORDER BY m.id LIMIT ?"
     )
-    for _, missing in metadata.scan(query):
+    for _, missing in metadata.database.scan(query):
         report.sparse += int(str(missing))

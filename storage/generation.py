@@ -1,8 +1,8 @@
-"""A counter that tells every process of a root whether the metadata have changed since it looked.
+"""A counter that tells every process of a root whether the metadata, or the people, have changed since it looked.
 
 Eight bytes in a file, mapped by all. A writer, who holds the root's lock, makes it odd before its transaction and even after it. What was
 read while it was even, and is still the same, is what a new look-up would find. A writer that dies in between leaves it odd: then nobody
-keeps what is read, until the next writer.
+keeps what is read, until the next who takes the lock, for whatever write, settles it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SIZE = 8
 
 
 class Generation:
-    """The counter of one root."""
+    """One counter of a root."""
 
     def __init__(self, path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
@@ -34,13 +34,17 @@ class Generation:
         return self._value[0]
 
     def begin(self) -> None:
-        """A write begins: to the next odd number, also where a writer that died left it odd."""
-        value = self._value[0]
-        self._value[0] = value + 1 + (value & 1)
+        """A write begins: to the next odd number."""
+        self._value[0] += 1
 
     def end(self) -> None:
         """The write has ended, one way or the other."""
         self._value[0] += 1
+
+    def settle(self) -> None:
+        """Nobody is writing, whoever calls holds the lock: to the next even number where a writer that died left it odd."""
+        if self._value[0] & 1:
+            self._value[0] += 1
 
     def close(self) -> None:
         """Let go of the file."""

@@ -13,6 +13,7 @@ from typing import Protocol
 from oci.descriptor import Descriptor
 from oci.digest import Digest
 from oci.manifest import Manifest
+from storage.people import Actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +75,33 @@ class Facts(Protocol):
 
 
 class Changes(Protocol):
-    """The writes. Blocking, durable, and each one event in the outbox."""
+    """The writes. Blocking, durable, and each one event in the outbox.
 
-    def link_blob(self, repository: str, digest: Digest, size: int) -> None:
+    With an actor, each is also one record of the audit trail, in the same transaction: push, mount or delete of ``REPO@DIGEST`` or
+    ``REPO:TAG``. A write that finds nothing to do leaves neither.
+    """
+
+    def link_blob(self, repository: str, digest: Digest, size: int, by: Actor | None = None) -> None:
         """Record that the repository holds the blob. Idempotent."""
         ...
 
-    def mount_blob(self, repository: str, digest: Digest, source: str | None) -> int | None:
+    def mount_blob(self, repository: str, digest: Digest, source: str | None, by: Actor | None = None) -> int | None:
         """Link a blob that ``source`` (any repository where None) holds; its size in bytes, None where it does not."""
         ...
 
-    def unlink_blob(self, repository: str, digest: Digest) -> bool:
+    def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
         """Drop the link; whether it was there. The bytes stay for other repositories and for the collector."""
         ...
 
-    def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str]) -> None:
-        """Keep a manifest with all its references, and point the tags at it."""
+    def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str], by: Actor | None = None) -> None:
+        """Keep a manifest with all its references, and point the tags at it. Its record names the tags."""
         ...
 
-    def delete_manifest(self, repository: str, digest: Digest) -> bool:
-        """Drop a manifest and the tags that point at it from the repository; whether it was there."""
+    def delete_manifest(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
+        """Drop a manifest and the tags that point at it from the repository; whether it was there. Its record names the tags."""
         ...
 
-    def delete_tag(self, repository: str, tag: str) -> bool:
+    def delete_tag(self, repository: str, tag: str, by: Actor | None = None) -> bool:
         """Drop a tag, not its manifest; whether it was there."""
         ...
 

@@ -1,6 +1,6 @@
 """Bring a database to a version of the schema: ``python -m storage.migrate DATABASE [VERSION]``.
 
-A program of its own, which `storage.sqlite` runs when the version is not the newest: Alembic and SQLAlchemy would cost every server 25 MB
+A program of its own, which `storage.database` runs when the version is not the newest: Alembic and SQLAlchemy would cost every server 25 MB
 and most of a second.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import NullPool
 
@@ -32,7 +33,9 @@ def migrate(database: Path, version: str = "head") -> None:
     config.set_main_option("path_separator", "os")
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        run = command.downgrade if version == "base" else command.upgrade
+        now = MigrationContext.configure(connection).get_current_revision() or "base"
+        is_older = version == "base" or (version != "head" and now != "base" and version < now)
+        run = command.downgrade if is_older else command.upgrade
         run(config, version)
 
 

@@ -6,6 +6,7 @@
         metadata.db              SQLite, with its -wal and -shm beside it (storage.sqlite)
         lock                     locked with flock(2) by whoever writes metadata, checkpoints or closes it
         generation               8 bytes that change with every write of metadata, mapped by every process
+        people-generation        the same for accounts, groups, rules, credentials and settings
         blobs/
             sha256/
                 ab/              the first two digits
@@ -51,6 +52,10 @@ class Paths:
     @property
     def generation(self) -> Path:
         return self.root / "generation"
+
+    @property
+    def people_generation(self) -> Path:
+        return self.root / "people-generation"
 
     @property
     def blobs(self) -> Path:

@@ -1,14 +1,16 @@
-"""The metadata's tables, once for SQLite and PostgreSQL.
+"""The tables of metadata and people, once for SQLite and PostgreSQL.
 
-SQLAlchemy and Alembic serve the schema and its migrations. The look-ups are plain SQL (`storage.sqlite`): through SQLAlchemy Core one
-costs 35 µs instead of 5, and importing it takes longer than the whole server needs to start. So ``schema.sql`` holds what these tables
-are on SQLite, for making a new database without an import; a test holds the three (tables, migrations, ``schema.sql``) together.
+SQLAlchemy and Alembic serve the schema and its migrations. The look-ups are plain SQL (`storage.sqlite`, `storage.sqlite_people`):
+through SQLAlchemy Core one costs 35 µs instead of 5, and importing it takes longer than the whole server needs to start. So ``schema.sql``
+holds what these tables are on SQLite, for making a new database without an import; a test holds the three (tables, migrations,
+``schema.sql``) together.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -120,6 +122,89 @@ Table(
     Column("repository", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+Table(
+    "accounts",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # user or robot
+    Column("is_admin", Boolean, nullable=False),
+    Column("is_disabled", Boolean, nullable=False),
+    Column(
+        "epoch", BigInteger, nullable=False
+    ),  # the sequence of the audit record of what cut off last: no name meets one again
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("password_hash", Text),
+    UniqueConstraint("name", name="uq_accounts_name"),
+    sqlite_autoincrement=True,
+)
+Table(
+    "groups",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    UniqueConstraint("name", name="uq_groups_name"),
+)
+Table(
+    "memberships",
+    metadata,
+    Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("group_id", _Id, ForeignKey("groups.id"), nullable=False),
+    PrimaryKeyConstraint("account_id", "group_id", name="pk_memberships"),
+    Index("ix_memberships_group", "group_id", "account_id"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "rules",
+    metadata,
+    Column("subject", Text, nullable=False),  # NAME, group:NAME or everyone
+    Column("pattern", Text, nullable=False),
+    Column("effect", Text, nullable=False),  # allow or deny
+    Column("actions", Text, nullable=False),  # with commas between them
+    PrimaryKeyConstraint("subject", "pattern", "effect", name="pk_rules"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "credentials",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("purpose", Text, nullable=False),  # personal, robot or refresh
+    Column("name", Text, nullable=False),
+    Column("secret_hash", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("used_at", Float),
+    Column("limits", Text, nullable=False),  # a JSON list
+    UniqueConstraint("secret_hash", name="uq_credentials_secret_hash"),
+    Index("ix_credentials_account", "account_id", "purpose", "id"),
+    sqlite_autoincrement=True,  # access tokens name credentials: a number never stands for another one
+)
+Table(
+    "settings",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    PrimaryKeyConstraint("name", name="pk_settings"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "audit",
+    metadata,
+    Column("sequence", _Id, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("is_success", Boolean, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("ix_audit_at", "at", "sequence"),
+    Index("ix_audit_who", "who", "sequence"),
     sqlite_autoincrement=True,
 )
 

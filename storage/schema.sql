@@ -1,3 +1,32 @@
+CREATE TABLE accounts (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    is_admin BOOLEAN NOT NULL,
+    is_disabled BOOLEAN NOT NULL,
+    epoch BIGINT NOT NULL,
+    created_at FLOAT NOT NULL,
+    expires_at FLOAT,
+    password_hash TEXT,
+    CONSTRAINT uq_accounts_name UNIQUE (name)
+);
+
+CREATE TABLE audit (
+    sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    at FLOAT NOT NULL,
+    kind TEXT NOT NULL,
+    who TEXT NOT NULL,
+    address TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    is_success BOOLEAN NOT NULL,
+    detail TEXT NOT NULL
+);
+
+CREATE INDEX ix_audit_at ON audit (at, sequence);
+
+CREATE INDEX ix_audit_who ON audit (who, sequence);
+
 CREATE TABLE blobs (
     id INTEGER NOT NULL,
     digest TEXT NOT NULL,
@@ -5,6 +34,13 @@ CREATE TABLE blobs (
     created_at FLOAT NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT uq_blobs_digest UNIQUE (digest)
+);
+
+CREATE TABLE groups (
+    id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT uq_groups_name UNIQUE (name)
 );
 
 CREATE TABLE manifests (
@@ -35,6 +71,38 @@ CREATE TABLE repositories (
     CONSTRAINT uq_repositories_name UNIQUE (name)
 );
 
+CREATE TABLE rules (
+    subject TEXT NOT NULL,
+    pattern TEXT NOT NULL,
+    effect TEXT NOT NULL,
+    actions TEXT NOT NULL,
+    CONSTRAINT pk_rules PRIMARY KEY (subject, pattern, effect)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE settings (
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    CONSTRAINT pk_settings PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE credentials (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    account_id INTEGER NOT NULL,
+    purpose TEXT NOT NULL,
+    name TEXT NOT NULL,
+    secret_hash TEXT NOT NULL,
+    created_at FLOAT NOT NULL,
+    expires_at FLOAT,
+    used_at FLOAT,
+    limits TEXT NOT NULL,
+    CONSTRAINT uq_credentials_secret_hash UNIQUE (secret_hash),
+    FOREIGN KEY(account_id) REFERENCES accounts (id)
+);
+
+CREATE INDEX ix_credentials_account ON credentials (account_id, purpose, id);
+
 CREATE TABLE manifest_references (
     manifest_id INTEGER NOT NULL,
     kind TEXT NOT NULL,
@@ -45,6 +113,17 @@ CREATE TABLE manifest_references (
  WITHOUT ROWID;
 
 CREATE INDEX ix_manifest_references_digest ON manifest_references (digest, kind);
+
+CREATE TABLE memberships (
+    account_id INTEGER NOT NULL,
+    group_id INTEGER NOT NULL,
+    CONSTRAINT pk_memberships PRIMARY KEY (account_id, group_id),
+    FOREIGN KEY(account_id) REFERENCES accounts (id),
+    FOREIGN KEY(group_id) REFERENCES groups (id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ix_memberships_group ON memberships (group_id, account_id);
 
 CREATE TABLE referrers (
     repository_id INTEGER NOT NULL,

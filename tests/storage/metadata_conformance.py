@@ -1,8 +1,9 @@
-"""What every metadata store has to do. A store's test module subclasses this and gives it a fixture ``metadata``."""
+"""What every metadata store has to do. A store's test module subclasses this, with fixtures ``metadata`` and ``audit`` of one store."""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Protocol
 
 import pytest
@@ -11,8 +12,10 @@ from oci import mediatypes
 from oci.digest import Digest
 from oci.manifest import Manifest
 from storage.metadata import Changes, Event, Facts
+from storage.people import Actor, Audit
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
+BOB = Actor("bob", "192.0.2.7", "r-1")
 
 
 class Metadata(Facts, Changes, Protocol):
@@ -206,3 +209,48 @@ class MetadataConformance:
         assert events[2].detail == {"media_type": image.media_type, "tags": "1"}
         assert [event.sequence for event in events] == sorted({event.sequence for event in events})
         assert metadata.events(events[3].sequence, 1) == [events[4]]
+
+    def test_a_change_by_somebody_leaves_its_record(self, metadata: Metadata, audit: Audit) -> None:
+        image, began = manifest(), time.time()
+        metadata.link_blob("app", A, 1, BOB)
+        metadata.mount_blob("other", A, "app", BOB)
+        metadata.mount_blob("third", A, None, by=BOB)
+        metadata.put_manifest("app", image, ["2", "1"], BOB)
+        metadata.put_manifest("app", image, [], BOB)
+        metadata.delete_tag("app", "1", BOB)
+        metadata.put_manifest("app", image, ["0"], BOB)
+        metadata.delete_manifest("app", image.digest, BOB)
+        metadata.unlink_blob("app", A, BOB)
+        records = audit.find_records()
+        assert [(record.kind, record.subject, record.detail) for record in records] == [
+            ("push", f"app@{A}", "blob"),
+            ("mount", f"other@{A}", "blob from app"),
+            ("mount", f"third@{A}", "blob"),
+            ("push", f"app@{image.digest}", "manifest, tags 2 1"),
+            ("push", f"app@{image.digest}", "manifest"),
+            ("delete", "app:1", "tag"),
+            ("push", f"app@{image.digest}", "manifest, tags 0"),
+            ("delete", f"app@{image.digest}", "manifest, tags 0 2"),
+            ("delete", f"app@{A}", "blob"),
+        ]
+        assert {(record.who, record.address, record.request_id) for record in records} == {("bob", "192.0.2.7", "r-1")}
+        assert all(record.is_success and began <= record.at <= time.time() for record in records)
+        assert len(metadata.events(0, 100)) == len(records)
+
+    def test_what_nobody_is_named_for_leaves_no_record(self, metadata: Metadata, audit: Audit) -> None:
+        metadata.link_blob("app", A, 1)
+        metadata.mount_blob("other", A, "app")
+        metadata.put_manifest("app", manifest(), ["1"])
+        metadata.delete_tag("app", "1")
+        metadata.delete_manifest("app", manifest().digest)
+        metadata.unlink_blob("app", A)
+        assert audit.find_records() == []
+
+    def test_what_changes_nothing_leaves_no_record(self, metadata: Metadata, audit: Audit) -> None:
+        assert metadata.mount_blob("other", A, "app", BOB) is None
+        assert metadata.mount_blob("other", A, None, BOB) is None
+        assert not metadata.delete_tag("app", "1", BOB)
+        assert not metadata.delete_manifest("app", A, BOB)
+        assert not metadata.unlink_blob("app", A, BOB)
+        assert audit.find_records() == []
+        assert metadata.events(0, 100) == []
