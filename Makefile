@@ -1,7 +1,7 @@
 # Each target sets up what it needs and is quick when that is there already.
 #   make demo         the hub, a small image, and a container of it, start to end
 #   make test         everything that needs no outside suite
-#   make check        lint, format, types, imports
+#   make check        lint, format, types, known holes, imports
 #   make conformance SUITE=/path/to/binary
 #   make bench        [ROUNDS=5] [ZOT=/path] [ZB=/path]
 #   make soak         [SOAK_KILLS=500]
@@ -17,7 +17,8 @@ PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
-SOURCES := $(wildcard oci storage auth remote registry runtime cli tests bench scripts demo)
+PRODUCT := oci storage auth remote registry runtime cli
+SOURCES := $(PRODUCT) tests bench scripts demo
 
 # What a person may set.
 ROUNDS ?= 5
@@ -66,6 +67,8 @@ check: packages-install $(VENV)/installed-test
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r $(PRODUCT)
+	$(BIN)/python scripts/audit.py
 	$(BIN)/python -m pytest tests/test_imports.py
 
 test: as-root packages-test $(VENV)/installed-test

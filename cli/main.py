@@ -9,12 +9,15 @@ import typer
 from cli.check import check
 from cli.images import images
 from cli.options import Failure
+from cli.people import Verbs
 from cli.run import run
 from cli.serve import serve
 from cli.transfer import copy, pull, push
+from cli.trust import trust
 
 app = typer.Typer(
     name="portside",
+    cls=Verbs,
     help="A self-hosted image hub: an OCI registry, and the engine that runs its images.",
     no_args_is_help=True,
     add_completion=False,
@@ -22,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-for verb in (serve, pull, push, copy, images, check):
+for verb in (serve, pull, push, copy, images, check, trust):
     app.command()(verb)
 # What follows the image's name is the program's own.
 app.command(context_settings={"allow_interspersed_args": False})(run)

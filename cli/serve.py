@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from cli.options import Failure, RootOption
 
 if TYPE_CHECKING:
+    from auth.certificates import AutoCertificate, CertificateFiles
+    from auth.hosts import HostPort
+    from cli.hub import Foreign
     from storage.sqlite import SQLiteMetadata
 
 
@@ -27,49 +25,79 @@ def serve(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
     ] = "127.0.0.1:5000",
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Server processes.")] = 1,
-    grace: Annotated[float, typer.Option(min=1, help="Seconds that requests in flight get after SIGTERM.")] = 10.0,
-    floor: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="MIB", help="Free space kept: below it no upload. Default: 1 GiB or 5 %."),
+    tls: Annotated[str | None, typer.Option(metavar="auto", help="TLS by an authority of the hub's own.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", metavar="HOST", help="What clients call it, for --tls auto. *")
     ] = None,
+    new_ca: Annotated[bool, typer.Option("--new-ca", help="Replace an authority that cannot go on.")] = False,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="One's own certificate and its chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key.")] = None,
+    insecure_open: Annotated[
+        bool, typer.Option("--insecure-open", help="Serve others without TLS or accounts.")
+    ] = False,
+    external_url: Annotated[str, typer.Option(metavar="URL", help="How clients reach it, by a proxy.")] = "",
+    trusted_proxy: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="Whose X-Forwarded headers count. *")
+    ] = None,
+    service: Annotated[str, typer.Option(metavar="NAME", help="Issuer and service of tokens.")] = "portside",
+    audience: Annotated[list[str] | None, typer.Option(metavar="SERVICE", help="Issue tokens for it, too. *")] = None,
+    trust_issuer: Annotated[
+        str | None, typer.Option(metavar="ISSUER,JWKS,REALM", help="Whose tokens are taken, too.")
+    ] = None,
+    audit_days: Annotated[int, typer.Option(min=1, metavar="DAYS", help="How long the audit trail is kept.")] = 365,
+    workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Server processes.")] = 1,
+    grace: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For requests, after SIGTERM.")] = 10.0,
+    floor: Annotated[int | None, typer.Option(min=0, metavar="MIB", help="Free space kept (1 GiB or 5 %).")] = None,
     inherited: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Serve the registry of a root.
+    """Serve the registry of a root. (Options with a * may be repeated.)
 
-    Example: portside serve --root /srv/hub --listen 0.0.0.0:5000
+    Example: portside serve --listen 0.0.0.0:5000 --tls auto --name hub.lan
     """
+    from cli.listening import bind, parse_networks, refuse_exposure
+    from cli.workers import end_with_parent, keep_workers
+
+    _check_url(external_url)
+    proxies = parse_networks(trusted_proxy or [])
     if inherited is not None:
-        _end_with_parent()
-        _serve_one(root, _open(root), socket.socket(fileno=inherited), grace, floor)
-        return
-    sock = _bind(listen)
-    metadata = _open(root)
-    host, port = sock.getsockname()[:2]
-    _announce(root, host, port, workers)
-    if workers == 1:
-        _serve_one(root, metadata, sock, grace, floor)
+        end_with_parent()
+        sock, new_ca = socket.socket(fileno=inherited), False
     else:
+        sock = bind(listen)
+    metadata = _open(root)
+    certificate = _certificate(root, tls, name or [], new_ca, tls_cert, tls_key)
+    if inherited is None:
+        has_accounts = trust_issuer is not None or _has_accounts(metadata)
+        if not insecure_open:
+            refuse_exposure(sock, root, has_tls=certificate is not None, has_accounts=has_accounts)
+        _announce(root, sock, workers, certificate, name or [], external_url, has_accounts)
+    if workers > 1 and inherited is None:
         metadata.close()
-        _serve_many(root, sock, workers, grace, floor)
+        keep_workers(sock, workers)
+        return
+    from cli.hub import wire
+    from registry.log import AccessLog
+    from registry.server import serve as run
 
-
-def _bind(listen: str) -> socket.socket:
-    host, colon, port_text = listen.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not port_text.isdigit() or int(port_text) > 65535:
-        raise Failure(f"--listen {listen!r} is not HOST:PORT, for example 127.0.0.1:5000", 2)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    hub = wire(
+        root,
+        metadata,
+        floor=None if floor is None else floor * 1024 * 1024,
+        scheme="http" if certificate is None else "https",
+        external_url=external_url,
+        proxies=proxies,
+        service=service,
+        audiences=audience or [],
+        foreign=_foreign(trust_issuer),
+        audit_seconds=audit_days * 86400.0,
+    )
+    if _has_accounts(metadata):
+        hub.warm()
     try:
-        sock.bind((host or "0.0.0.0", int(port_text)))
-        sock.listen(4096)
-    except (OSError, UnicodeError) as error:
-        raise Failure(
-            f"cannot listen on {listen}: {error}. Is another server running there? Try another --listen."
-        ) from error
-    return sock
+        run(hub.registry, hub, [sock], AccessLog(sys.stderr, sys.stderr.isatty()), grace, certificate)
+    finally:
+        hub.close()
+        metadata.close()
 
 
 def _open(root: Path) -> SQLiteMetadata:
@@ -85,74 +113,127 @@ def _open(root: Path) -> SQLiteMetadata:
         raise Failure(f"the root {root} cannot be used: {error}") from error
 
 
-def _serve_one(root: Path, metadata: SQLiteMetadata, sock: socket.socket, grace: float, floor: int | None) -> None:
-    from registry.app import Registry
-    from registry.log import AccessLog
-    from registry.server import serve as run
-    from storage.filesystem import FilesystemBlobStore
+def _has_accounts(metadata: SQLiteMetadata) -> bool:
+    from auth.gate import ACCOUNTS_SETTING
+    from storage.sqlite_people import SQLitePeople
 
-    store = FilesystemBlobStore(root, floor=None if floor is None else floor * 1024 * 1024)
+    return SQLitePeople(metadata.database).setting(ACCOUNTS_SETTING) is not None
+
+
+def _certificate(
+    root: Path, tls: str | None, names: list[str], new_ca: bool, cert: Path | None, key: Path | None
+) -> AutoCertificate | CertificateFiles | None:
+    """What the options say about TLS; None for none; Failure."""
+    if tls not in (None, "auto"):
+        raise Failure(f"--tls {tls!r}: the one value is auto; your own certificate goes by --tls-cert and --tls-key", 2)
+    if tls and (cert or key):
+        raise Failure("--tls auto makes the certificate: leave out --tls-cert and --tls-key, or --tls", 2)
+    if (cert is None) != (key is None):
+        raise Failure("--tls-cert and --tls-key go together", 2)
+    if not tls and (names or new_ca):
+        raise Failure("--name and --new-ca belong to --tls auto", 2)
+    if not tls and cert is None:
+        return None
+    from auth.certificates import AutoCertificate, CertificateFiles
+    from auth.hosts import InvalidHost, ServerName
+    from auth.pem import CertificateError
+
     try:
-        run(Registry(store, metadata), store, [sock], AccessLog(sys.stderr, sys.stderr.isatty()), grace)
-    finally:
-        metadata.close()
+        if cert is not None and key is not None:
+            return CertificateFiles(cert, key)
+        parsed = [ServerName.parse(name) for name in names or [socket.gethostname()]]
+        return AutoCertificate(root, parsed, new_ca=new_ca)
+    except (CertificateError, InvalidHost) as error:
+        raise Failure(str(error)) from error
 
 
-def _serve_many(root: Path, sock: socket.socket, workers: int, grace: float, floor: int | None) -> None:
-    """Keep ``workers`` processes on one listening socket; one that dies is started again, at most once a second."""
-    os.set_inheritable(sock.fileno(), True)
-    command = [sys.executable, "-m", "cli.main", "serve", "--root", str(root), "--grace", str(grace)]
-    command += ["--inherited", str(sock.fileno())] + ([] if floor is None else ["--floor", str(floor)])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [*sys.path]))}
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, pass_fds=[sock.fileno()], env=environment)
-
-    ending = False
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        nonlocal ending
-        ending = True
-        for process in running:
-            process.terminate()
-
-    running: list[subprocess.Popen[bytes]] = []
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    running.extend(start() for _ in range(workers))
-    while not ending:
-        time.sleep(1.0)
-        for index, process in enumerate(running):
-            if not ending and process.poll() is not None:
-                print(f"portside: a worker ended with {process.returncode}; another is started", file=sys.stderr)
-                running[index] = start()
-    for process in running:
-        process.terminate()  # once more: one may have been started while the signal came
-        process.wait()
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    is_url = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and url.isascii()
+    if url and (not is_url or parts.query or parts.fragment or '"' in url or "@" in parts.netloc):
+        raise Failure(f"--external-url {url!r} is not like https://hub.lan or https://hub.lan:8443", 2)
 
 
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent is gone (man 2 prctl), so that no worker keeps the port of a server that was killed."""
-    parent = os.getppid()
-    set_death_signal = 1
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
-    if os.getppid() != parent or parent == 1:
-        raise Failure("the server that started this worker is gone")
+def _foreign(text: str | None) -> Foreign | None:
+    from cli.hub import Foreign
+
+    if text is None:
+        return None
+    words = text.split(",")
+    if len(words) != 3 or not all(words):
+        raise Failure(
+            "--trust-issuer takes ISSUER,JWKS,REALM: a name, a file or URL of keys, and where tokens are got", 2
+        )
+    _check_realm(words[2])
+    return Foreign(*words)
 
 
-def _announce(root: Path, host: str, port: int, workers: int) -> None:
+def _check_realm(url: str) -> None:
+    parts = urlsplit(url)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not url.isascii()
+        or not url.isprintable()
+        or '"' in url
+    ):
+        raise Failure(f"--trust-issuer: the realm {url!r} is not an http or https URL", 2)
+
+
+def _announce(
+    root: Path,
+    sock: socket.socket,
+    workers: int,
+    certificate: AutoCertificate | CertificateFiles | None,
+    names: list[str],
+    external_url: str,
+    has_accounts: bool,
+) -> None:
     """Say where the registry is, and on a terminal what to type next. On standard error, as the log is."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    from cli.listening import spell
+
+    host, port = sock.getsockname()[:2]
+    address = spell(sock)
     many = f" with {workers} workers" if workers > 1 else ""
-    first = f"Portside serves {root} on http://{address}{many}"
-    if not sys.stderr.isatty():
-        logging.getLogger("portside").info(first)
-        return
-    near = f"localhost:{port}" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else address
-    print(
-        f"{first}. Stop it with ctrl-c. Try:\n"
-        f"  docker tag busybox {near}/demo/busybox:1 && docker push {near}/demo/busybox:1\n"
-        f"  portside copy oci:DIRECTORY {near}/demo/app:1\n"
+    scheme = "http" if certificate is None else "https"
+    first = f"Portside serves {root} on {scheme}://{address}{many}"
+    near = f"localhost:{port}" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else address  # nosec B104
+    lines = [f"{first}. Stop it with ctrl-c."]
+    if external_url:
+        near = urlsplit(external_url).netloc
+    elif names:
+        near = str(_server(names, port))
+    lines += _trust_lines(certificate, names, port)
+    if has_accounts:
+        lines.append(f"Log in:\n  docker login {near}")
+    else:
+        lines.append("It has no accounts, all may do all: `portside init --admin NAME` makes the first.")
+    lines += [
+        "Try:",
+        f"  docker tag busybox {near}/demo/busybox:1 && docker push {near}/demo/busybox:1",
+        f"  portside copy oci:DIRECTORY {near}/demo/app:1",
         f"  portside run {near}/demo/busybox:1 echo hello",
-        file=sys.stderr,
-    )
+    ]
+    if sys.stderr.isatty():
+        print("\n".join(lines), file=sys.stderr)
+    else:
+        logging.getLogger("portside").info(first)
+
+
+def _trust_lines(certificate: AutoCertificate | CertificateFiles | None, names: list[str], port: int) -> list[str]:
+    """What to paste on each client machine, where the authority is the hub's own."""
+    if certificate is None:
+        return []
+    from auth.certificates import AutoCertificate
+    from auth.trustline import how_to_trust
+
+    if not isinstance(certificate, AutoCertificate) or certificate.fingerprint is None:
+        return []
+    return [how_to_trust(_server(names, port), certificate.fingerprint)]
+
+
+def _server(names: list[str], port: int) -> HostPort:
+    """This hub as its clients name it."""
+    from auth.hosts import HostPort, ServerName
+
+    return HostPort(ServerName.parse(names[0] if names else socket.gethostname()), port)

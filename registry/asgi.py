@@ -47,6 +47,7 @@ async def call(application: Application, request: Request) -> Response:
         "client": (host, int(port)) if port.isdigit() else None,
         "server": None,
         "state": {},
+        "portside.request": request,
     }
     await application(scope, receive, send)
     response.body = b"".join(parts)

@@ -14,6 +14,7 @@ from registry.routes import Route
 from registry.threads import Disk
 from storage.blobs import BlobReader
 from storage.errors import BlobNotFound
+from storage.people import Actor
 
 logger = logging.getLogger("portside.registry")
 
@@ -34,7 +35,7 @@ class Links(Protocol):
     """The part of the metadata that serving blobs needs."""
 
     def find_blob(self, repository: str, digest: Digest) -> int | None: ...
-    def unlink_blob(self, repository: str, digest: Digest) -> bool: ...
+    def unlink_blob(self, repository: str, digest: Digest, by: Actor | None) -> bool: ...
 
 
 class BlobHandlers:
@@ -84,7 +85,7 @@ class BlobHandlers:
 
     async def delete(self, request: Request, route: Route) -> Response:
         """Take the blob out of the repository. Its bytes stay for others, and for the collector."""
-        if not await self._disk.run(self._links.unlink_blob, route.repository, route.reference):
+        if not await self._disk.run(self._links.unlink_blob, route.repository, route.reference, request.actor):
             raise _unknown(route.reference, route.repository)
         return without_body(202)
 

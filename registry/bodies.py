@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
-import socket
 import threading
-from enum import Enum, auto
 from queue import SimpleQueue
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
 
+from registry.channels import Channel, Outcome
 from registry.errors import BodyTimeout, BodyTooLarge, ClientGone, ServerEnding
 from registry.framing import Counted, Framing
 from registry.messages import BadRequest
@@ -32,10 +30,6 @@ DEPTH = 4
 """Blocks that are under way between the receiving and the hashing thread."""
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte after which a body is given up; what came is kept."""
-LOW_WATER = 128 * 1024
-"""Bytes that a pump's thread waits for, where it waits at all (SO_RCVLOWAT, man 7 socket): fewer wake-ups for the same bytes."""
-PARK_AFTER_MS = 500
-"""Milliseconds that a pump's thread waits for its client before it gives the wait to the event loop."""
 
 
 class Sink(Protocol):
@@ -52,20 +46,11 @@ class Connection(Protocol):
         """Tell a client that asked (Expect: 100-continue) to go on, and read again."""
         ...
 
-    def detach(self) -> socket.socket:
-        """Stop reading and hand out a duplicate of the socket."""
+    def detach(self) -> Channel:
+        """Stop reading and hand out a channel, by which a thread reads on."""
         ...
 
     def is_lost(self) -> bool: ...
-
-
-class Outcome(Enum):
-    """Why a pump's thread came back."""
-
-    COMPLETE = auto()
-    STARVED = auto()
-    GONE = auto()
-    STOPPED = auto()
 
 
 class Pumps:
@@ -98,7 +83,6 @@ class Body:
         self._arrived = asyncio.Event()
         self._ended = False
         self._stopping = False
-        self.detached = False
 
     @property
     def is_complete(self) -> bool:
@@ -191,44 +175,42 @@ class Body:
         if self._framing.complete:
             return
         self._connection.request_body()
-        self.detached = True
-        sock = self._connection.detach()
+        channel = self._connection.detach()
         await asyncio.sleep(0)  # what the loop had already received arrives in `feed` before the thread reads on
         try:
             while True:
-                outcome = await anyio.to_thread.run_sync(self._pump, sock, sink, limiter=self._pumps.limiter)
+                outcome = await anyio.to_thread.run_sync(self._pump, channel, sink, limiter=self._pumps.limiter)
                 if outcome is Outcome.COMPLETE:
                     return
                 if outcome is Outcome.STOPPED and not self._ended:
                     raise ServerEnding
                 if outcome is not Outcome.STARVED or self._connection.is_lost():
                     raise ClientGone
-                await _readable(sock, IDLE_TIMEOUT)
+                await _readable(channel.fileno(), IDLE_TIMEOUT)
         finally:
-            _set_low_water(sock, 1)
-            sock.close()
-            self.detached = False
+            channel.close()
 
-    def _pump(self, sock: socket.socket, sink: Sink) -> Outcome:
+    def _pump(self, channel: Channel, sink: Sink) -> Outcome:
         run_in_usual_slices()
         alone = self._pumps.enter()
         try:
-            return self._pump_in_two_threads(sock, sink) if alone else self._pump_in_one_thread(sock, sink)
+            return self._pump_in_two_threads(channel, sink) if alone else self._pump_in_one_thread(channel, sink)
         finally:
             self._pumps.leave()
+            channel.rest()
 
-    def _pump_in_one_thread(self, sock: socket.socket, sink: Sink) -> Outcome:
+    def _pump_in_one_thread(self, channel: Channel, sink: Sink) -> Outcome:
         buffer = bytearray(BLOCK)
         view = memoryview(buffer)
         while True:
-            size, outcome = self._fill(sock, buffer, view)
+            size, outcome = self._fill(channel, buffer, view)
             if size:
                 sink.write(view[:size])
                 sink.hash(view[:size])
             if outcome is not None:
                 return outcome
 
-    def _pump_in_two_threads(self, sock: socket.socket, sink: Sink) -> Outcome:
+    def _pump_in_two_threads(self, channel: Channel, sink: Sink) -> Outcome:
         """Receive and write here, hash in a second thread, `DEPTH` blocks apart at most."""
         free: SimpleQueue[tuple[bytearray, memoryview]] = SimpleQueue()
         full: SimpleQueue[tuple[bytearray, memoryview, int] | None] = SimpleQueue()
@@ -252,7 +234,7 @@ class Body:
         try:
             while True:
                 buffer, view = free.get()
-                size, outcome = self._fill(sock, buffer, view)
+                size, outcome = self._fill(channel, buffer, view)
                 if size:
                     sink.write(view[:size])
                     full.put((buffer, view, size))
@@ -265,7 +247,7 @@ class Body:
             hasher.join()
         raise failures[0]
 
-    def _fill(self, sock: socket.socket, buffer: bytearray, view: memoryview) -> tuple[int, Outcome | None]:
+    def _fill(self, channel: Channel, buffer: bytearray, view: memoryview) -> tuple[int, Outcome | None]:
         """Receive and decode into one block: the payload's size, and why the pump has to end after it, None to go on."""
         held, self._held = self._held, bytearray()
         e = len(held)
@@ -286,7 +268,7 @@ class Body:
                 outcome = Outcome.STOPPED
                 break
             room = self._framing.receivable(BLOCK - e)
-            received, outcome = _receive(sock, view[e : e + room], room if self.length is not None else 1)
+            received, outcome = channel.receive_into(view[e : e + room], room if self.length is not None else 1)
             if outcome is not None:
                 break
             e += received
@@ -294,40 +276,15 @@ class Body:
         return w, outcome
 
 
-def _receive(sock: socket.socket, view: memoryview, certain: int) -> tuple[int, Outcome | None]:
-    """Receive what is there, waiting a little: until a good part of the ``certain`` bytes has come, that are known to follow."""
-    may_wait = True
-    while True:
-        try:
-            received = sock.recv_into(view)
-        except BlockingIOError:
-            if not may_wait:
-                return 0, Outcome.STARVED
-            _set_low_water(sock, min(certain, LOW_WATER))
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            may_wait = bool(poll.poll(PARK_AFTER_MS))
-            if not may_wait:
-                _set_low_water(sock, 1)  # what has come, little as it is, is taken before the thread goes
-        except OSError:
-            return 0, Outcome.GONE
-        else:
-            return received, None if received else Outcome.GONE
-
-
-def _set_low_water(sock: socket.socket, size: int) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-
-
-async def _readable(sock: socket.socket, seconds: float) -> None:
+async def _readable(fd: int, seconds: float) -> None:
     """Wait on the event loop until the socket has something to read; BodyTimeout."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock.fileno(), lambda: None if ready.done() else ready.set_result(None))
+    loop.add_reader(fd, lambda: None if ready.done() else ready.set_result(None))
     try:
         async with asyncio.timeout(seconds):
             await ready
     except TimeoutError:
         raise BodyTimeout(seconds) from None
     finally:
-        loop.remove_reader(sock.fileno())
+        loop.remove_reader(fd)

@@ -91,7 +91,9 @@ def error_response(error: Exception, request_id: str) -> Response:
     else:
         code = ErrorCode.UNKNOWN
         message = f"the registry failed in a way it did not expect; its log says why, under the request id {request_id}"
-    return error_body(code.status, code.name, message, detail, [*_HEADERS.get(code, []), *headers])
+    given = {name for name, _ in headers}
+    usual = [header for header in _HEADERS.get(code, []) if header[0] not in given]
+    return error_body(code.status, code.name, message, detail, [*usual, *headers])
 
 
 def error_body(

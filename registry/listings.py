@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
+from auth.identity import Identity
 from oci import mediatypes
 from oci.digest import Digest
 from oci.errors import ErrorCode
@@ -17,6 +19,8 @@ from storage.metadata import Page, ReferrersPage
 
 PAGE_MAX = 10_000
 """Names on a page where the client asks for more, or does not say how many: there is a Link to the rest."""
+CATALOG_BATCH = 500
+"""Repositories that are looked at in one go for a caller who may not see all."""
 REFERRERS_BYTES_MAX = 4 * 1024 * 1024
 """The size of a page of referrers: what every client takes as a manifest."""
 REFERRERS_BATCH = 500
@@ -47,11 +51,27 @@ class ListHandlers:
         body = {"name": route.repository, "tags": page.names}
         return _names(body, f"/v2/{route.repository}/tags/list", page, limit)
 
-    def catalog(self, request: Request, route: Route) -> Response:
-        """A page of the names of all repositories, in byte order."""
+    def catalog(self, request: Request, route: Route) -> Response | Awaitable[Response]:
+        """A page of the names of the repositories that the caller may see, in byte order."""
         limit, after = _page(request)
-        page = self._lists.list_repositories(limit, after)
-        return _names({"repositories": page.names}, "/v2/_catalog", page, limit)
+        if request.identity.is_open:
+            page = self._lists.list_repositories(limit, after)
+            return _names({"repositories": page.names}, "/v2/_catalog", page, limit)
+        return self._visible_catalog(request.identity, limit, after)
+
+    async def _visible_catalog(self, who: Identity, limit: int, after: str) -> Response:
+        names: list[str] = []
+        more = True
+        while more and len(names) <= limit:
+            page = self._lists.list_repositories(CATALOG_BATCH, after)
+            names += [name for name in page.names if who.may_see(name)]
+            more = page.more
+            after = page.names[-1] if page.names else after
+            await asyncio.sleep(0)  # a turn for the others: who may see little makes us look through all
+        visible = Page(names[:limit], len(names) > limit)
+        response = _names({"repositories": visible.names}, "/v2/_catalog", visible, limit)
+        response.is_reusable = False
+        return response
 
     def referrers(self, request: Request, route: Route) -> Response:
         """The manifests whose subject is a digest, as an image index; empty for what is not known."""

@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from email.utils import formatdate
 from typing import Any, TextIO
 
+from auth.names import hide_secrets
 from registry.messages import FileBody, Request, Response
 
 BUFFER_MAX = 4 * 1024 * 1024
 """Bytes of lines that wait for the log to take them; what comes then is counted and dropped."""
+
+
+_LOGGED = frozenset(
+    (
+        *("n", "last", "digest", "digest-algorithm", "mount", "from", "tag", "artifactType"),
+        *("service", "scope", "account", "client_id", "offline_token"),
+        *("since", "who", "kind", "after", "limit"),
+    )
+)
+"""The query's parameters that the log keeps. Others are none of ours, and people have put passwords there (RFC 6750 section 5.3)."""
+_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 
 
 class AccessLog:
@@ -50,15 +63,15 @@ class AccessLog:
         body = response.body
         size = body.length if isinstance(body, FileBody) else len(body)
         took = (finished - request.started) * 1000
-        target = _printable(request.target)
+        target, message = _printable(request.target), hide_secrets(response.message)
         if self._human:
-            tail = f"  {response.message}" if response.message else ""
+            tail = f"  {message}" if message else ""
             line = (
                 f"{self._clock} {request.method.decode('latin-1'):6} {response.status} {target} "
                 f"{_human_size(size)} {took:.1f} ms {request.client} {request.id}{tail}\n"
             )
         else:
-            more = f', "message": {json.dumps(response.message)}' if response.message else ""
+            more = f', "message": {json.dumps(message)}' if message else ""
             line = (
                 f'{{"time": "{self._clock}", "method": "{request.method.decode("latin-1")}", "target": "{target}", '
                 f'"status": {response.status}, "bytes": {size}, "ms": {took:.2f}, "client": "{request.client}", '
@@ -120,10 +133,20 @@ class _JSONFormatter(logging.Formatter):
 
 def _printable(target: bytes) -> str:
     """A request target as one JSON- and terminal-safe word."""
-    text = target[:2048].decode("latin-1")
+    text = hide_secrets(target[:2048].decode("latin-1"))
+    if "?" in text or not text.startswith("/"):
+        text = _without_secrets(text)
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return text
     return json.dumps(text)[1:-1]
+
+
+def _without_secrets(target: str) -> str:
+    """A request target without what may be a secret there by mistake: of the query all that is no parameter of ours, and the
+    name and password of an absolute URL."""
+    path, mark, query = _USERINFO.sub(r"\1***@", target).partition("?")
+    known = (pair if pair.partition("=")[0] in _LOGGED else "***" for pair in query.split("&"))
+    return f"{path}{mark}{'&'.join(known) if query else ''}"
 
 
 def _human_size(size: float) -> str:

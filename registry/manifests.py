@@ -14,15 +14,16 @@ from registry.messages import Headers, Request, Response, without_body
 from registry.routes import Route
 from registry.threads import Disk
 from storage.metadata import StoredManifest
+from storage.people import Actor
 
 
 class Manifests(Protocol):
     """The part of the metadata that manifests need."""
 
     def find_manifest(self, repository: str, reference: Digest | str) -> StoredManifest | None: ...
-    def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str]) -> None: ...
-    def delete_manifest(self, repository: str, digest: Digest) -> bool: ...
-    def delete_tag(self, repository: str, tag: str) -> bool: ...
+    def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str], by: Actor | None) -> None: ...
+    def delete_manifest(self, repository: str, digest: Digest, by: Actor | None) -> bool: ...
+    def delete_tag(self, repository: str, tag: str, by: Actor | None) -> bool: ...
 
 
 class ManifestHandlers:
@@ -59,7 +60,7 @@ class ManifestHandlers:
         accepted = list(dict.fromkeys(tags))
         reference = route.reference
         wanted = [reference, *accepted] if isinstance(reference, str) else accepted
-        manifest = await self._disk.run(self._put, route, raw, content_type, list(dict.fromkeys(wanted)))
+        manifest = await self._disk.run(self._put, request.actor, route, raw, content_type, list(dict.fromkeys(wanted)))
         digest = str(manifest.digest)
         headers: Headers = [
             (b"location", f"/v2/{route.repository}/manifests/{digest}".encode("ascii")),
@@ -75,11 +76,11 @@ class ManifestHandlers:
         """Drop a manifest with its tags (by digest), or one tag."""
         reference = route.reference
         delete = self._manifests.delete_tag if isinstance(reference, str) else self._manifests.delete_manifest
-        if not await self._disk.run(delete, route.repository, reference):
+        if not await self._disk.run(delete, route.repository, reference, request.actor):
             raise _unknown(route)
         return without_body(202)
 
-    def _put(self, route: Route, raw: bytes, content_type: str | None, tags: list[str]) -> Manifest:
+    def _put(self, by: Actor | None, route: Route, raw: bytes, content_type: str | None, tags: list[str]) -> Manifest:
         reference = route.reference
         algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
         manifest = Manifest.parse(raw, content_type, algorithm)
@@ -88,7 +89,7 @@ class ManifestHandlers:
                 ErrorCode.DIGEST_INVALID,
                 f"the {len(raw)} bytes that arrived have the digest {manifest.digest}, not {reference}",
             )
-        self._manifests.put_manifest(route.repository, manifest, tags)
+        self._manifests.put_manifest(route.repository, manifest, tags, by)
         return manifest
 
 

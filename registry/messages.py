@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from auth.identity import OPEN, Identity
 from oci.digest import Digest
 from storage.blobs import BlobReader
+from storage.people import Actor
 
 if TYPE_CHECKING:
     from registry.bodies import Body
@@ -26,16 +28,19 @@ class BadRequest(Exception):
 class Request:
     """One request. ``target`` is the raw request target; names of ``headers`` are in lower case.
 
-    ``is_conditional``: a header is there (If-None-Match, Range, …) that makes the answer depend on more than method and target.
+    ``is_conditional``: a header is there (If-None-Match, Range, …) that makes the answer depend on more than method, target and rights.
+    ``client`` is the peer, ADDRESS:PORT; ``address`` the client's, also behind a proxy that is trusted; ``identity`` who it is.
     """
 
     __slots__ = (
         "_path",
         "_query",
+        "address",
         "body",
         "client",
         "headers",
         "id",
+        "identity",
         "is_conditional",
         "keep_alive",
         "method",
@@ -63,6 +68,8 @@ class Request:
         self.started = started
         self.id = request_id
         self.is_conditional = is_conditional
+        self.address = client.rpartition(":")[0] or client
+        self.identity: Identity = OPEN
         self.body: Body | None = None
         self._path: str | None = None
         self._query: dict[str, list[str]] | None = None
@@ -111,6 +118,15 @@ class Request:
                     raise BadRequest(f"the header {name.decode('latin-1')} is given twice, once is allowed")
                 found = value
         return None if found is None else found.decode("latin-1").strip(" \t")
+
+    @property
+    def actor(self) -> Actor | None:
+        """Who the audit trail names for a change; None on a hub without accounts, which keeps none."""
+        return None if self.identity.is_open else self.actor_or(self.identity.name)
+
+    def actor_or(self, name: str) -> Actor:
+        """The same under a name, for what happens before anybody is identified."""
+        return Actor(name, self.address, self.id)
 
     def holds(self, digest: Digest) -> bool:
         """Whether If-None-Match says that the client has this digest's content already (RFC 9110 section 13.1.2)."""

@@ -43,6 +43,7 @@ class Senders:
 
     def __init__(self) -> None:
         self.cold_reads = anyio.CapacityLimiter(16)
+        self.encrypting = anyio.CapacityLimiter(64)
         self.active = 0
 
 
@@ -63,7 +64,7 @@ async def _send(sock: socket.socket, head: bytes, body: FileBody, senders: Sende
         try:
             head = head[sock.send(head, _MSG_MORE if left else 0) :]
         except BlockingIOError:
-            await _writable(sock)
+            await writable(sock)
     is_local = left > SLICE and _is_local(sock)
     if is_local:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_MAX)
@@ -79,7 +80,7 @@ async def _send(sock: socket.socket, head: bytes, body: FileBody, senders: Sende
             sent = _copy(sock, fd, offset, size) if is_behind else os.sendfile(sock.fileno(), fd, offset, size)
         except BlockingIOError:
             is_behind = is_local and senders.active == 1
-            await _writable(sock)
+            await writable(sock)
             continue
         if not sent:
             raise SendFailed("the blob's file is shorter than its metadata says: run `portside check`")
@@ -134,7 +135,8 @@ def _read_through(fd: int, offset: int, size: int) -> None:
         offset += got
 
 
-async def _writable(sock: socket.socket) -> None:
+async def writable(sock: socket.socket) -> None:
+    """Wait on the event loop until a socket takes something; SendFailed."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_writer(sock.fileno(), lambda: None if ready.done() else ready.set_result(None))

@@ -11,9 +11,10 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio.to_thread
 from uvicorn.config import Config
@@ -24,35 +25,47 @@ from registry.log import AccessLog
 from registry.serving import HTTPConnection, Service
 from registry.slices import run_in_short_slices
 
+if TYPE_CHECKING:
+    from registry.tls import TLS
+
 logger = logging.getLogger("portside.registry")
 
-UPLOAD_LIFETIME = 24 * 3600.0
-"""Seconds after which an upload that nobody goes on with is dropped."""
-EXPIRY_INTERVAL = 600.0
-"""Seconds between two looks for such uploads. The first comes after one interval: nothing is walked at start."""
+TIDY_INTERVAL = 600.0
+"""Seconds between two looks for what is to be dropped. The first comes after one interval: nothing is walked at start."""
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread that computes gives the interpreter to another: the loop must not wait 5 ms, Python's default."""
 
 
-class Uploads(Protocol):
-    """What is expired."""
+class Housekeeping(Protocol):
+    """What has to be done now and then. All but `has_news` may block."""
 
-    def expire_uploads(self, older_than: float) -> int: ...
+    def has_news(self) -> bool: ...
+
+    def flush(self) -> None:
+        """Write what was gathered: ten times a second, where there is news."""
+        ...
+
+    def tidy(self) -> None:
+        """Drop what is old."""
+        ...
 
 
 class RegistryServer(Server):
     """uvicorn's server, whose ticks (ten a second) also write the log, move the clock and sweep idle connections."""
 
-    def __init__(self, config: Config, service: Service, uploads: Uploads) -> None:
+    def __init__(self, config: Config, service: Service, housekeeping: Housekeeping, tls: TLS | None) -> None:
         super().__init__(config)
         self._service = service
-        self._uploads = uploads
-        self._next_expiry = 0.0
+        self._housekeeping = housekeeping
+        self._tls = tls
+        self._next_tidying = 0.0
 
     async def on_tick(self, counter: int) -> bool:
         log = self._service.log
         if lines := log.take():
             await anyio.to_thread.run_sync(log.write, lines)
+        if self._housekeeping.has_news():
+            await anyio.to_thread.run_sync(self._housekeeping.flush)
         if counter % 10 == 0:
             log.tick()
             now = asyncio.get_running_loop().time()
@@ -60,37 +73,46 @@ class RegistryServer(Server):
                 held = cast(HTTPConnection, connection)
                 if held.deadline < now:
                     held.expire()
-            if not self._next_expiry:
-                self._next_expiry = now + EXPIRY_INTERVAL
-            elif now >= self._next_expiry:
-                self._next_expiry = now + EXPIRY_INTERVAL
-                await anyio.to_thread.run_sync(self._expire)
+            if self._tls is not None:
+                await anyio.to_thread.run_sync(self._tls.refresh)
+            if not self._next_tidying:
+                self._next_tidying = now + TIDY_INTERVAL
+            elif now >= self._next_tidying:
+                self._next_tidying = now + TIDY_INTERVAL
+                await anyio.to_thread.run_sync(self._tidy)
         return self.should_exit
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         self._service.log.write(self._service.log.take())
 
-    def _expire(self) -> None:
+    def _tidy(self) -> None:
         try:
-            dropped = self._uploads.expire_uploads(UPLOAD_LIFETIME)
-        except OSError as error:
-            logger.warning("abandoned uploads could not be dropped: %s", error)
-        else:
-            if dropped:
-                logger.info("%d uploads that nobody went on with for a day were dropped", dropped)
+            self._housekeeping.tidy()
+        except Exception as error:
+            logger.warning("what is old could not be dropped: %s", error)
 
 
-def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], log: AccessLog, grace: float) -> None:
-    """Serve a registry on listening sockets until SIGTERM or SIGINT; what is in flight then has ``grace`` seconds to end."""
+def serve(
+    registry: Registry,
+    housekeeping: Housekeeping,
+    sockets: list[socket.socket],
+    log: AccessLog,
+    grace: float,
+    tls: TLS | None = None,
+) -> None:
+    """Serve a registry on listening sockets until SIGTERM or SIGINT; what is in flight then has ``grace`` seconds to end.
+
+    With ``tls`` every connection is HTTPS, without it plain HTTP.
+    """
     _tune_memory()
     _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
     run_in_short_slices()
-    service = Service(registry, log, grace)
+    service = Service(registry, log, grace, "http" if tls is None else "https")
     config = Config(
         cast(Any, _no_application),
-        http=cast(Any, partial(HTTPConnection, service)),
+        http=cast(Any, partial(HTTPConnection, service) if tls is None else _behind_tls(service, tls)),
         ws="none",
         loop="uvloop",
         lifespan="off",
@@ -105,7 +127,7 @@ def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], lo
         listener.setblocking(False)
         with contextlib.suppress(OSError):  # not a TCP socket
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = RegistryServer(config, service, uploads)
+    server = RegistryServer(config, service, housekeeping, tls)
 
     def end(number: int, frame: FrameType | None) -> None:
         """Before uvicorn listens to signals, and when it is done: then it raises what it caught once more."""
@@ -116,6 +138,12 @@ def serve(registry: Registry, uploads: Uploads, sockets: list[socket.socket], lo
     gc.collect()
     gc.freeze()  # what was imported lives as long as the process: no collection has to look at it again
     server.run(sockets)
+
+
+def _behind_tls(service: Service, tls: TLS) -> Callable[..., asyncio.Protocol]:
+    from registry.handshakes import Handshakes, TLSConnection  # a server of plain HTTP starts without them
+
+    return partial(TLSConnection, service, Handshakes(tls, service.log))
 
 
 async def _no_application(scope: object, receive: object, send: object) -> None:

@@ -10,9 +10,10 @@ closed. While a body is pumped by a thread the transport is paused, and the thre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Protocol, cast
 
@@ -22,11 +23,12 @@ from uvicorn.server import ServerState
 
 from oci.errors import ErrorCode
 from registry.bodies import Body, Pumps
+from registry.channels import Channel, PlainChannel
 from registry.errors import ClientGone, RequestError
 from registry.framing import Chunked, Counted, Framing
 from registry.log import AccessLog
 from registry.messages import FileBody, Headers, Request, Response
-from registry.sending import Senders, SendFailed, send_file
+from registry.sending import Senders, SendFailed
 
 HEAD_MAX = 32 * 1024
 """The longest request head, in bytes."""
@@ -44,7 +46,7 @@ DISCARD_MAX = 64 * 1024 * 1024
 DISCARD_TIMEOUT = 2.0
 """Of a longer one, bytes and seconds that are read and dropped before the connection is closed."""
 
-_CONDITIONS = frozenset({b"authorization", b"if-match", b"if-none-match", b"if-range", b"range"})
+_CONDITIONS = frozenset({b"if-match", b"if-none-match", b"if-range", b"range"})
 _NOTED = frozenset({b"content-length", b"transfer-encoding", b"expect", b"host"}) | _CONDITIONS
 
 
@@ -56,18 +58,22 @@ class App(Protocol):
 
 
 class Service:
-    """What all connections of one process share."""
+    """What all connections of one process share. ``scheme``: http, or https where each begins with a handshake."""
 
-    def __init__(self, app: App, log: AccessLog, grace: float) -> None:
+    def __init__(self, app: App, log: AccessLog, grace: float, scheme: str = "http") -> None:
         self.app = app
         self.log = log
         self.grace = grace
+        self.scheme = scheme
         self.pumps = Pumps()
         self.senders = Senders()
 
 
 class HTTPConnection(asyncio.Protocol):
-    """One client's connection. Constructed by uvicorn's server, with the service bound before."""
+    """One client's connection. Constructed by uvicorn's server, with the service bound before.
+
+    With TLS it stands behind a `registry.handshakes.TLSConnection`, which is its transport and opens its channels.
+    """
 
     def __init__(
         self,
@@ -76,8 +82,10 @@ class HTTPConnection(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        open_channel: Callable[[socket.socket], Channel] = PlainChannel,
     ) -> None:
         self._service = service
+        self._open_channel = open_channel
         self._state = server_state
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -161,7 +169,7 @@ class HTTPConnection(asyncio.Protocol):
         if self._busy or self._lost:
             return
         if self._buffer:
-            self._refuse(ErrorCode.REQUEST_TIMEOUT, f"the request's head was not whole after {HEAD_TIMEOUT:.0f} s")
+            self.refuse(ErrorCode.REQUEST_TIMEOUT, f"the request's head was not whole after {HEAD_TIMEOUT:.0f} s")
         else:
             self._transport.close()
 
@@ -173,9 +181,9 @@ class HTTPConnection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume()
 
-    def detach(self) -> socket.socket:
+    def detach(self) -> Channel:
         self._pause()
-        return self._duplicate()
+        return self._channel()
 
     def is_lost(self) -> bool:
         return self._lost
@@ -212,12 +220,12 @@ class HTTPConnection(asyncio.Protocol):
                 self._begin(buffer[: end + 4])
             elif not buffer[:1].isalpha() and buffer != b"\r":
                 # Clients try TLS first, where they may fall back, and wait for our answer as long as we would for the head's end.
-                self._refuse(
+                self.refuse(
                     ErrorCode.REQUEST_INVALID,
                     "this is not an HTTP/1.1 request (was it TLS? this port speaks plain HTTP)",
                 )
             elif len(buffer) > HEAD_MAX:
-                self._refuse(ErrorCode.REQUEST_INVALID, f"the request's head is longer than {HEAD_MAX} bytes", 431)
+                self.refuse(ErrorCode.REQUEST_INVALID, f"the request's head is longer than {HEAD_MAX} bytes", 431)
             else:
                 if not self._head_is_partial:
                     self._head_is_partial = True
@@ -235,21 +243,19 @@ class HTTPConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._parser = httptools.HttpRequestParser(self)
         except httptools.HttpParserError as error:
-            self._refuse(ErrorCode.REQUEST_INVALID, f"this is not an HTTP/1.1 request: {error}")
+            self.refuse(ErrorCode.REQUEST_INVALID, f"this is not an HTTP/1.1 request: {error}")
             return
         method = parser.get_method()
         try:
             framing = self._framing(parser.get_http_version())
         except RequestError as error:
-            self._refuse(error.code, error.message, error.code.status, method)
+            self.refuse(error.code, error.message, error.code.status, method)
             return
         if len(self._target) > TARGET_MAX:
-            self._refuse(
-                ErrorCode.REQUEST_INVALID, f"the request target is longer than {TARGET_MAX} bytes", 414, method
-            )
+            self.refuse(ErrorCode.REQUEST_INVALID, f"the request target is longer than {TARGET_MAX} bytes", 414, method)
             return
         if len(self._headers) > HEADERS_MAX:
-            self._refuse(ErrorCode.REQUEST_INVALID, f"the request has more than {HEADERS_MAX} headers", 431, method)
+            self.refuse(ErrorCode.REQUEST_INVALID, f"the request has more than {HEADERS_MAX} headers", 431, method)
             return
         request = Request(
             method,
@@ -368,8 +374,8 @@ class HTTPConnection(asyncio.Protocol):
                 self._transport.write(head)
                 return
             await self._drain()
-            with self._duplicate() as sock:
-                await send_file(sock, head, body, self._service.senders)
+            with contextlib.closing(self._channel()) as channel:
+                await channel.send_file(head, body, self._service.senders)
         except ClientGone:
             response.message = "the client closed the connection"
         except SendFailed as error:
@@ -394,7 +400,7 @@ class HTTPConnection(asyncio.Protocol):
             self._lost = True
             self._transport.close()
 
-    def _refuse(self, code: ErrorCode, message: str, status: int = 0, method: bytes = b"-") -> None:
+    def refuse(self, code: ErrorCode, message: str, status: int = 0, method: bytes = b"-") -> None:
         """Answer a request that could not be read, and close: where the next one begins is not known."""
         request_id = self._service.log.next_id()
         response = self._service.app.refuse(RequestError(code, message), request_id)
@@ -424,11 +430,11 @@ class HTTPConnection(asyncio.Protocol):
             self._reading = True
             self._transport.resume_reading()
 
-    def _duplicate(self) -> socket.socket:
+    def _channel(self) -> Channel:
         """A second descriptor of the connection, to be used beside the transport; ClientGone."""
         sock = self._transport.get_extra_info("socket")
         if sock is None or self._lost:
             raise ClientGone
         duplicate = socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
         duplicate.setblocking(False)
-        return duplicate
+        return self._open_channel(duplicate)

@@ -1,9 +1,14 @@
-"""What a registry answers outside ``/v2/``: a word of welcome, and its health. A starlette application, made when first asked for."""
+"""What a registry answers outside ``/v2/`` and ``/auth/``: a word of welcome, its health, the administration.
+
+A starlette application, made when it is first asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
+
+import anyio.to_thread
 
 from registry.asgi import Application, Message
 
@@ -23,8 +28,9 @@ class Health(Protocol):
 class Site:
     """The application. starlette is imported with the first request for it: a registry that only pushes and pulls starts without."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, api: Callable[[], Application]) -> None:
         self._health = health
+        self._api = api
         self._application: Application | None = None
 
     async def __call__(
@@ -34,13 +40,13 @@ class Site:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         if self._application is None:
-            self._application = self._build()
+            self._application = await anyio.to_thread.run_sync(self._build)
         await self._application(scope, receive, send)
 
     def _build(self) -> Application:
         from starlette.applications import Starlette
         from starlette.responses import JSONResponse, PlainTextResponse
-        from starlette.routing import Route
+        from starlette.routing import Mount, Route
 
         async def welcome(request: Request) -> Response:
             return PlainTextResponse(WELCOME)
@@ -49,4 +55,4 @@ class Site:
             self._health.generation()
             return JSONResponse({"status": "ok"})
 
-        return Starlette(routes=[Route("/", welcome), Route("/healthz", health)])
+        return Starlette(routes=[Route("/", welcome), Route("/healthz", health), Mount("/api/v1", self._api())])

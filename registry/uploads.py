@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from auth.identity import Identity
+from auth.policy import PULL
 from oci.digest import HEX_LENGTH, Digest
 from oci.errors import ErrorCode
 from oci.reference import is_repository_name
@@ -17,9 +19,13 @@ from registry.errors import RequestError
 from registry.messages import Headers, Request, Response, without_body
 from registry.routes import Route, parse_digest
 from registry.threads import Disk
+from storage.people import Actor
 from storage.uploads import Upload, append
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:\*|[0-9]{1,18}))?\Z")
+
+HOLDERS_BATCH = 500
+"""Repositories that are looked at in one go for a blob to mount."""
 
 
 class Store(Protocol):
@@ -34,8 +40,9 @@ class Store(Protocol):
 class Links(Protocol):
     """The part of the metadata that pushing blobs needs."""
 
-    def link_blob(self, repository: str, digest: Digest, size: int) -> None: ...
-    def mount_blob(self, repository: str, digest: Digest, source: str | None) -> int | None: ...
+    def link_blob(self, repository: str, digest: Digest, size: int, by: Actor | None) -> None: ...
+    def mount_blob(self, repository: str, digest: Digest, source: str, by: Actor | None) -> int | None: ...
+    def blob_holders(self, digest: Digest, limit: int, after: str = "") -> list[str]: ...
 
 
 class UploadHandlers:
@@ -55,7 +62,7 @@ class UploadHandlers:
             if source is not None and not is_repository_name(source):
                 raise RequestError(ErrorCode.NAME_INVALID, f"from={source[:255]!r} is not a repository name")
             digest = parse_digest(mount)
-            if await self._disk.run(self._mount, repository, digest, source):
+            if await self._disk.run(self._mount, request, repository, digest, source):
                 return _created(repository, digest)
         announced = request.parameter("digest")
         if announced is not None and mount is None:
@@ -105,13 +112,13 @@ class UploadHandlers:
         span = _content_range(request)
         if body is None or body.is_small:
             data = await body.read(SMALL) if body is not None else b""
-            await self._disk.run(self._finish_small, repository, upload_id, digest, span, data)
+            await self._disk.run(self._finish_small, request.actor, repository, upload_id, digest, span, data)
             return _created(repository, digest)
         upload = await self._disk.run(self._store.resume, repository, upload_id)
         try:
             self._expect(upload, repository, span, body.length)
             await body.pump_into(upload)
-            await self._disk.run(self._commit, repository, upload, digest)
+            await self._disk.run(self._commit, request.actor, repository, upload, digest)
         finally:
             upload.close()
         return _created(repository, digest)
@@ -131,12 +138,12 @@ class UploadHandlers:
         body = request.body
         if body is None or body.is_small:
             data = await body.read(SMALL) if body is not None else b""
-            await self._disk.run(self._push_small, repository, digest, data)
+            await self._disk.run(self._push_small, request.actor, repository, digest, data)
             return _created(repository, digest)
         upload = await self._disk.run(self._store.start, repository)
         try:
             await body.pump_into(upload)
-            await self._disk.run(self._commit, repository, upload, digest)
+            await self._disk.run(self._commit, request.actor, repository, upload, digest)
         except BaseException:
             upload.cancel()  # nobody was told its name
             raise
@@ -144,35 +151,61 @@ class UploadHandlers:
 
     # -- blocking parts, each one hop
 
-    def _mount(self, repository: str, digest: Digest, source: str | None) -> bool:
-        """Link a blob of another repository, if its bytes are there: a lost or damaged one is to be pushed again, and so healed."""
-        size = self._store.size(digest)
-        return size is not None and self._links.mount_blob(repository, digest, source) == size
+    def _mount(self, request: Request, repository: str, digest: Digest, source: str | None) -> bool:
+        """Link a blob of another repository that the caller may pull from, if its bytes are there.
 
-    def _push_small(self, repository: str, digest: Digest, data: bytes) -> None:
+        A lost or damaged one is to be pushed again, and so healed.
+        """
+        size = self._store.size(digest)
+        if size is None:
+            return False
+        who = request.identity
+        if source is None:
+            source = self._visible_holder(who, digest)
+        elif not who.may(PULL, source):
+            return False
+        return source is not None and self._links.mount_blob(repository, digest, source, request.actor) == size
+
+    def _visible_holder(self, who: Identity, digest: Digest) -> str | None:
+        """The first repository with the blob that an account may pull from."""
+        after = ""
+        while names := self._links.blob_holders(digest, HOLDERS_BATCH, after):
+            for name in names:
+                if who.may_see(name):
+                    return name
+            after = names[-1]
+        return None
+
+    def _push_small(self, by: Actor | None, repository: str, digest: Digest, data: bytes) -> None:
         upload = self._store.start(repository)
         try:
             append(upload, data)
-            self._commit(repository, upload, digest)
+            self._commit(by, repository, upload, digest)
         except BaseException:
             upload.cancel()
             raise
 
     def _finish_small(
-        self, repository: str, upload_id: str, digest: Digest, span: tuple[int, int] | None, data: bytes
+        self,
+        by: Actor | None,
+        repository: str,
+        upload_id: str,
+        digest: Digest,
+        span: tuple[int, int] | None,
+        data: bytes,
     ) -> None:
         upload = self._store.resume(repository, upload_id)
         try:
             self._expect(upload, repository, span, len(data))
             if data:
                 append(upload, data)
-            self._commit(repository, upload, digest)
+            self._commit(by, repository, upload, digest)
         finally:
             upload.close()
 
-    def _commit(self, repository: str, upload: Upload, digest: Digest) -> None:
+    def _commit(self, by: Actor | None, repository: str, upload: Upload, digest: Digest) -> None:
         size = upload.commit(digest)
-        self._links.link_blob(repository, digest, size)
+        self._links.link_blob(repository, digest, size, by)
 
     def _cancel(self, repository: str, upload_id: str) -> None:
         self._store.resume(repository, upload_id).cancel()

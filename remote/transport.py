@@ -65,7 +65,7 @@ class Attempts:
         asked = error.retry_after
         if not is_passing or self._made >= self._policy.attempts or (asked or 0) > self._policy.pause_max:
             raise error
-        pause = min(self._policy.pause * 2 ** (self._made - 1), self._policy.pause_max) * random.uniform(0.5, 1.0)
+        pause = min(self._policy.pause * 2 ** (self._made - 1), self._policy.pause_max) * random.uniform(0.5, 1.0)  # nosec B311
         self._made += 1
         if self._stopped.wait(pause if asked is None else asked):
             raise Cancelled from error

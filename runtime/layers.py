@@ -253,7 +253,7 @@ class _Applier:
 
     def _make(self, parent: int, part: bytes, path: bytes) -> None:
         os.mkdir(part, 0o755, dir_fd=parent)
-        os.chmod(part, 0o755, dir_fd=parent)  # whatever the umask
+        os.chmod(part, 0o755, dir_fd=parent)  # nosec B103: whatever the umask
         self.implicit.add(path)
 
     def _forget(self) -> None:

@@ -219,7 +219,7 @@ def prepare_upper(layers: Sequence[Path], upper: Path) -> None:
             return fd
 
         target = directory(upper)
-        os.fchmod(target, 0o755)
+        os.fchmod(target, 0o755)  # nosec B103
         if layers:
             _copy_description(directory(layers[-1]), target)
 

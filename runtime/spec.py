@@ -243,9 +243,9 @@ def _system_mounts() -> list[dict[str, Any]]:
         ("/sys", "sysfs", [*plain, "ro"]),
         ("/sys/fs/cgroup", "cgroup", [*plain, "ro"]),
         ("/dev/mqueue", "mqueue", plain),
-        ("/dev/shm", "tmpfs", [*plain, "mode=1777", "size=65536k"]),
+        ("/dev/shm", "tmpfs", [*plain, "mode=1777", "size=65536k"]),  # nosec B108
     ]
-    names: Mapping[str, str] = {"tmpfs": "tmpfs", "/dev/shm": "shm"}
+    names: Mapping[str, str] = {"tmpfs": "tmpfs", "/dev/shm": "shm"}  # nosec B108
     return [
         {"destination": where, "type": kind, "source": names.get(where, names.get(kind, kind)), "options": options}
         for where, kind, options in rows

@@ -33,15 +33,25 @@ PROGRAMS = {
     "golang-github-containers-common": "/usr/share/containers/seccomp.json",
     "gcc": "gcc",
     "libc6-dev": "/usr/include/stdio.h",
+    "libssl-dev": "/usr/include/openssl/ssl.h",
+    "curl": "curl",
+    "openssl": "openssl",
+    "iproute2": "ip",
+    "containerd": "ctr",
+    "ca-certificates": "update-ca-certificates",
+    "nginx": "nginx",
 }
 """Debian package -> the program or file that it is installed for."""
 
 INSTALL = ["python3-venv"]
 ENGINE = ["conmon", "crun", "runc"]
 DEMO = [*INSTALL, *ENGINE, "busybox-static"]
-CLIENTS = ["docker.io", "podman", "skopeo", "buildah", "iptables"]
-TEST = [*DEMO, *CLIENTS, "gcc", "libc6-dev", "strace", "wrk", "e2fsprogs", "mount", "golang-github-containers-common"]
-BENCH = [*INSTALL, "docker.io", "iptables", "e2fsprogs", "mount", "gcc", "libc6-dev"]
+CLIENTS = ["docker.io", "podman", "skopeo", "buildah", "iptables", "containerd", "ca-certificates", "curl", "openssl"]
+LAN = ["iproute2", "nginx"]
+COMPILER = ["gcc", "libc6-dev", "libssl-dev"]
+DISKS = ["e2fsprogs", "mount"]
+TEST = [*DEMO, *CLIENTS, *LAN, *COMPILER, *DISKS, "strace", "wrk", "golang-github-containers-common"]
+BENCH = [*INSTALL, "docker.io", "iptables", *COMPILER, *DISKS]
 SETS = {"install": INSTALL, "demo": DEMO, "test": TEST, "bench": BENCH}
 
 

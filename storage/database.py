@@ -189,7 +189,7 @@ class Database:
         if version is None:
             script = resources.files("storage").joinpath("schema.sql").read_text("utf-8")
             connection.executescript(
-                f"BEGIN IMMEDIATE;\n{script}\n"
+                f"BEGIN IMMEDIATE;\n{script}\n"  # nosec B608: a file of this package
                 "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);\n"
                 f"INSERT INTO alembic_version VALUES ('{VERSIONS[-1]}');\nCOMMIT;"
             )

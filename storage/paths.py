@@ -16,6 +16,8 @@
             <32 hex>-<16 hex>    0600: bytes on their way; its size is the upload's offset, flock(2) says that it is being written
         quarantine/
             sha256-abcdef….1     damaged bytes that `portside check --repair` moved aside
+        auth/keys/               the keys that sign tokens (auth.keys)
+        tls/                     the hub's own certificate authority and its server certificate (auth.authority)
         engine/                  the engine's; nothing here looks into it
 
 Modes are set, not left to the umask. A directory is synced into its parent before anything in it counts as stored.

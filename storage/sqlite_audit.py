@@ -29,7 +29,7 @@ def record_change(connection: sqlite3.Connection, kind: str, by: Actor, subject:
 def _list_query(columns: Iterable[str]) -> str:
     also = "".join(f" AND {column} = ?" for column in columns)
     return (
-        "SELECT sequence, at, kind, who, address, request_id, subject, is_success, detail FROM audit"
+        "SELECT sequence, at, kind, who, address, request_id, subject, is_success, detail FROM audit"  # nosec B608: columns of ours
         f" WHERE sequence > ? AND at >= ?{also} ORDER BY sequence LIMIT ?"
     )
 

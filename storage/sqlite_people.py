@@ -224,7 +224,7 @@ class SQLitePeople(SQLiteAudit):
             _need_subject(connection, rule.subject)
             key, actions = (rule.subject, rule.pattern, rule.effect.value), ",".join(rule.actions)
             where = "WHERE subject = ? AND pattern = ? AND effect = ?"
-            row = connection.execute(f"SELECT actions FROM rules {where}", key).fetchone()
+            row = connection.execute(f"SELECT actions FROM rules {where}", key).fetchone()  # nosec B608
             before = "" if row is None else row[0]
             if actions == before:
                 return
@@ -235,7 +235,7 @@ class SQLitePeople(SQLiteAudit):
                     (*key, actions),
                 )
             else:
-                connection.execute(f"DELETE FROM rules {where}", key)
+                connection.execute(f"DELETE FROM rules {where}", key)  # nosec B608
             words = f"{rule.effect.value} {rule.subject}: {actions or 'nothing'} (before: {before or 'nothing'})"
             record_change(connection, "grant", by, f"grant {rule.pattern}", words)
 

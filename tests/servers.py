@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,23 +121,43 @@ def _await_start(server: Server, is_up: Callable[[], bool]) -> None:
         raise ServerError(f"{server.process.args!r} ended with {server.process.returncode}:\n{server.tail()}")
 
 
-def start_portside(root: Path, log: Path, *options: str, port: int | None = None) -> Server:
-    """Start ``portside serve`` on ``root`` and wait for ``/v2/``. The caller ends it; ``portside`` below does so by itself."""
-    address = f"127.0.0.1:{port or free_port()}"
-    command = [str(tool("portside")), "serve", "--root", str(root), "--listen", address, *options]
+def start_portside(
+    root: Path,
+    log: Path,
+    *options: str,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    inside: Sequence[str] = (),
+    is_up: Callable[[str], bool] = answers,
+) -> Server:
+    """Start ``portside serve`` on ``root`` and wait for ``/v2/``. The caller ends it; ``portside`` below does so by itself.
+
+    ``inside``: what comes before its command to have it run in other namespaces. ``is_up``: how to ask there, or over TLS.
+    """
+    address = f"{host}:{port or free_port()}"
+    command = [*inside, str(tool("portside")), "serve", "--root", str(root), "--listen", address, *options]
     server = Server(address, _spawn(command, log), log, root)
-    _await_start(server, lambda: answers(address))
+    _await_start(server, lambda: is_up(address))
     return server
 
 
 @contextlib.contextmanager
-def portside(root: Path, *options: str, log: Path | None = None, port: int | None = None) -> Iterator[Server]:
+def portside(
+    root: Path,
+    *options: str,
+    log: Path | None = None,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    inside: Sequence[str] = (),
+    is_up: Callable[[str], bool] = answers,
+) -> Iterator[Server]:
     """Our registry on ``root``. At the end it has to go by SIGTERM with 0, without a traceback in its log.
 
-    A test that killed the server itself is not asked for its exit code.
+    A test that killed the server itself is not asked for its exit code. ``inside`` and ``is_up`` as in `start_portside`.
     """
     with tempfile.TemporaryDirectory(prefix="portside-") as scratch:
-        server = start_portside(root, log or Path(scratch) / "log", *options, port=port)
+        path = log or Path(scratch) / "log"
+        server = start_portside(root, path, *options, port=port, host=host, inside=inside, is_up=is_up)
         try:
             yield server
         except BaseException as error:
@@ -153,14 +173,14 @@ def portside(root: Path, *options: str, log: Path | None = None, port: int | Non
 
 
 @contextlib.contextmanager
-def distribution(root: Path) -> Iterator[Server]:
-    """The CNCF's reference registry on ``root``, with deletion switched on."""
+def distribution(root: Path, *settings: str) -> Iterator[Server]:
+    """The CNCF's reference registry on ``root``, with deletion switched on. ``settings``: more lines of its configuration."""
     with tempfile.TemporaryDirectory(prefix="portside-") as scratch:
         address = f"127.0.0.1:{free_port()}"
         config = Path(scratch) / "config.yml"
         config.write_text(
             f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}\n"
-            f"http: {{addr: '{address}', secret: tests}}\n"
+            f"http: {{addr: '{address}', secret: tests}}\n" + "".join(f"{line}\n" for line in settings)
         )
         log = Path(scratch) / "log"
         command = [str(tool("registry")), "serve", str(config)]
@@ -174,10 +194,11 @@ def distribution(root: Path) -> Iterator[Server]:
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    """A Docker daemon of the tests' own and how its command line reaches it."""
+    """A Docker daemon of the tests' own and how its command line reaches it. ``inside``: what comes before the latter's command."""
 
     socket: Path
     directory: Path
+    inside: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """For any client of the Docker API. No user's configuration is read or written."""
@@ -191,20 +212,21 @@ class Docker:
 
     def __call__(self, *arguments: str, stdin: bytes = b"", seconds: float = 240.0) -> str:
         """Run ``docker …``; its standard output. A failure raises ServerError with what it said."""
-        return run([str(tool("docker")), *arguments], self.environment(), stdin=stdin, seconds=seconds)
+        return run([*self.inside, str(tool("docker")), *arguments], self.environment(), stdin=stdin, seconds=seconds)
 
 
 @contextlib.contextmanager
-def dockerd(*options: str) -> Iterator[Docker]:
+def dockerd(*options: str, inside: Sequence[str] = ()) -> Iterator[Docker]:
     """A Docker daemon with data, state, socket and process file of its own, without networks; it needs root.
 
     It takes overlay2 where the filesystem allows and vfs elsewhere, as it finds by itself. Everything that it made is removed.
+    ``inside``: what comes before its command, and its client's, to have them run in other namespaces.
     """
     directory = Path(tempfile.mkdtemp(prefix="portside-docker-"))
-    docker = Docker(directory / "docker.sock", directory)
+    docker = Docker(directory / "docker.sock", directory, tuple(inside))
     log = directory / "log"
     (directory / "config").mkdir()
-    command = [str(tool("dockerd")), f"--host=unix://{docker.socket}", "--bridge=none", "--iptables=false"]
+    command = [*inside, str(tool("dockerd")), f"--host=unix://{docker.socket}", "--bridge=none", "--iptables=false"]
     command += ["--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--live-restore=false"]
     command += [f"--data-root={directory / 'data'}", f"--exec-root={directory / 'exec'}"]
     command += [f"--pidfile={directory / 'pid'}", "--config-file", str(directory / "daemon.json")]
@@ -241,9 +263,13 @@ def _unmount_below(directory: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Containers:
-    """podman, buildah and skopeo with image stores, locks and configuration below one directory; see ``containers``."""
+    """podman, buildah and skopeo with image stores, locks and configuration below one directory; see ``containers``.
+
+    ``inside``: what comes before their commands to have them run in other namespaces.
+    """
 
     directory: Path
+    inside: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """No user's or system's registries, credentials or stores are read or written."""
@@ -261,11 +287,11 @@ class Containers:
 
     def __call__(self, program: str, *arguments: str, stdin: bytes = b"", seconds: float = 240.0) -> str:
         """Run podman, buildah or skopeo; its standard output. A failure raises ServerError with what it said."""
-        return run([str(tool(program)), *arguments], self.environment(), stdin=stdin, seconds=seconds)
+        return run([*self.inside, str(tool(program)), *arguments], self.environment(), stdin=stdin, seconds=seconds)
 
 
 @contextlib.contextmanager
-def containers() -> Iterator[Containers]:
+def containers(inside: Sequence[str] = ()) -> Iterator[Containers]:
     """The surroundings of podman, buildah and skopeo. The registries of the loopback are spoken to in plain HTTP."""
     directory = Path(tempfile.mkdtemp(prefix="portside-containers-"))
     try:
@@ -285,7 +311,7 @@ def containers() -> Iterator[Containers]:
         (directory / "home/.config/containers/policy.json").write_text(
             '{"default": [{"type": "insecureAcceptAnything"}]}'
         )
-        yield Containers(directory)
+        yield Containers(directory, tuple(inside))
     finally:
         _unmount_below(directory)
         shutil.rmtree(directory)

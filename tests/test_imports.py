@@ -13,7 +13,7 @@ HOME = Path(__file__).parents[1]
 TABLE = {
     "oci": set[str](),
     "storage": {"oci"},
-    "auth": {"oci"},
+    "auth": {"oci", "storage"},
     "remote": {"oci"},
     "registry": {"oci", "storage", "auth", "remote"},
     "runtime": {"oci", "storage", "remote"},
@@ -55,7 +55,7 @@ def violations(package: str, source: str) -> list[str]:
 @pytest.mark.parametrize("package", TABLE)
 def test_table_holds(package: str) -> None:
     modules = sorted((HOME / package).rglob("*.py"))
-    assert modules or package == "auth", f"{package} has no modules: is this run from the repository?"
+    assert modules, f"{package} has no modules: is this run from the repository?"
     found = [
         f"{path.relative_to(HOME)}:{problem}" for path in modules for problem in violations(package, path.read_text())
     ]

@@ -1,0 +1,157 @@
+"""A hub, wired: storage, accounts, tokens and the registry on them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING
+
+from auth.audit import Trail
+from auth.gate import Gate
+from registry.access import Access
+from registry.app import Registry
+from registry.origin import Network, Origin
+from registry.threads import Disk
+from registry.tokens import TokenHandlers
+from storage.filesystem import FilesystemBlobStore
+from storage.sqlite import SQLiteMetadata
+from storage.sqlite_people import SQLitePeople
+
+if TYPE_CHECKING:
+    from auth.foreign import ForeignIssuer
+    from auth.keys import KeyRing
+    from auth.tokens import TokenIssuer, TokenVerifier
+    from registry.asgi import Application
+
+logger = logging.getLogger("portside.registry")
+
+UPLOAD_LIFETIME = 24 * 3600.0
+"""Seconds after which an upload that nobody goes on with is dropped."""
+TOKEN_SECONDS = 300.0
+"""How long an access token lives."""
+SERVICE = "portside"
+"""What tokens are made out to and by, where nobody says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Another issuer whose tokens this registry takes. ``jwks`` is a file or a URL, ``realm`` where clients get such tokens."""
+
+    issuer: str
+    jwks: str
+    realm: str
+
+
+class Hub:
+    """What a server process runs, and what it has to do now and then (`registry.server.Housekeeping`)."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: FilesystemBlobStore,
+        people: SQLitePeople,
+        trail: Trail,
+        audit_seconds: float,
+        warm: Callable[[], object],
+        closers: Sequence[Callable[[], None]],
+    ) -> None:
+        self.registry = registry
+        self._store = store
+        self._people = people
+        self._trail = trail
+        self._audit_seconds = audit_seconds
+        self._warm = warm
+        self._closers = closers
+
+    def warm(self) -> None:
+        """Import, in a thread of its own, what the first log-in needs: the event loop is not to wait for it."""
+        threading.Thread(target=self._warm, name="warm").start()
+
+    def has_news(self) -> bool:
+        """Whether `flush` has something to write."""
+        return self._trail.has_waiting()
+
+    def flush(self) -> None:
+        """Write the audit records that wait."""
+        self._trail.write()
+
+    def tidy(self) -> None:
+        """Drop abandoned uploads and audit records that are older than they are kept."""
+        dropped = self._store.expire_uploads(UPLOAD_LIFETIME)
+        if dropped:
+            logger.info("%d uploads that nobody went on with for a day were dropped", dropped)
+        self._people.trim_records(time() - self._audit_seconds)
+
+    def close(self) -> None:
+        """Write what waits, and end the threads."""
+        for close in self._closers:
+            close()
+        self.flush()
+
+
+def wire(
+    root: Path,
+    metadata: SQLiteMetadata,
+    *,
+    floor: int | None = None,
+    scheme: str = "http",
+    external_url: str = "",
+    proxies: Sequence[Network] = (),
+    service: str = SERVICE,
+    audiences: Sequence[str] = (),
+    foreign: Foreign | None = None,
+    audit_seconds: float = 365 * 86400.0,
+) -> Hub:
+    """Build a hub on a root. ``floor`` in bytes. What only accounts need is imported when the first account logs in."""
+    from auth.authenticator import Authenticator
+    from auth.passwords import PasswordPool
+    from auth.throttle import Throttle
+
+    people = SQLitePeople(metadata.database)
+    disk = Disk()
+    trail = Trail(people)
+    pool = PasswordPool()
+    authenticator = Authenticator(people, pool, Throttle())
+
+    @functools.cache
+    def keys() -> KeyRing:
+        from auth.keys import KeyRing
+
+        return KeyRing(root / "auth" / "keys", TOKEN_SECONDS)
+
+    @functools.cache
+    def foreign_issuers() -> Sequence[ForeignIssuer]:
+        from auth.foreign import ForeignIssuer
+
+        return () if foreign is None else (ForeignIssuer(foreign.issuer, service, foreign.jwks),)
+
+    @functools.cache
+    def verifier() -> TokenVerifier:
+        from auth.tokens import TokenVerifier
+
+        return TokenVerifier(keys(), service, service, foreign_issuers())
+
+    @functools.cache
+    def issuer() -> TokenIssuer:
+        from auth.tokens import TokenIssuer
+
+        return TokenIssuer(keys(), service, TOKEN_SECONDS)
+
+    def api() -> Application:
+        from registry.api import administration
+
+        return administration(people, keys, authenticator, trail, disk)
+
+    gate = Gate(people, authenticator, verifier, has_foreign=foreign is not None)
+    access = Access(
+        gate, Origin(scheme, external_url, proxies), trail, service, foreign.realm if foreign is not None else ""
+    )
+    tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, service, audiences)
+    store = FilesystemBlobStore(root, floor=floor)
+    registry = Registry(store, metadata, access, tokens, api, disk)
+    return Hub(registry, store, people, trail, audit_seconds, issuer, (pool.close, gate.close))
