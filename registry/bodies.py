@@ -25,7 +25,9 @@ from registry.slices import run_in_usual_slices
 SMALL = 256 * 1024
 """A body of at most so many bytes, by its Content-Length, is read on the event loop."""
 BLOCK = 256 * 1024
-"""What a pump receives, writes and hashes at a time, in bytes."""
+"""What each of several pumps receives, writes and hashes at a time, in bytes."""
+LONE_BLOCK = 1024 * 1024
+"""What a lone pump's two threads hand over: waking the other one costs as much as hashing 10 KiB."""
 DEPTH = 4
 """Blocks that are under way between the receiving and the hashing thread."""
 IDLE_TIMEOUT = 60.0
@@ -227,7 +229,7 @@ class Body:
                 free.put((buffer, view))
 
         for _ in range(DEPTH):
-            fresh = bytearray(BLOCK)
+            fresh = bytearray(LONE_BLOCK)
             free.put((fresh, memoryview(fresh)))
         hasher = threading.Thread(target=hash_blocks, name="upload-hash", daemon=True)
         hasher.start()
@@ -250,10 +252,10 @@ class Body:
     def _fill(self, channel: Channel, buffer: bytearray, view: memoryview) -> tuple[int, Outcome | None]:
         """Receive and decode into one block: the payload's size, and why the pump has to end after it, None to go on."""
         held, self._held = self._held, bytearray()
-        e = len(held)
-        if e > BLOCK // 2:
-            self._held = held[BLOCK // 2 :]
-            e = BLOCK // 2
+        e, end = len(held), len(buffer)
+        if e > end // 2:
+            self._held = held[end // 2 :]
+            e = end // 2
         buffer[:e] = held[:e]
         w = r = 0
         outcome: Outcome | None = None
@@ -262,12 +264,12 @@ class Body:
             if self._framing.complete:
                 outcome = Outcome.COMPLETE
                 break
-            if self._held or BLOCK - e < 4096:
+            if self._held or end - e < 4096:
                 break
             if self._stopping:
                 outcome = Outcome.STOPPED
                 break
-            room = self._framing.receivable(BLOCK - e)
+            room = self._framing.receivable(end - e)
             received, outcome = channel.receive_into(view[e : e + room], room if self.length is not None else 1)
             if outcome is not None:
                 break

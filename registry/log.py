@@ -18,14 +18,11 @@ BUFFER_MAX = 4 * 1024 * 1024
 """Bytes of lines that wait for the log to take them; what comes then is counted and dropped."""
 
 
-_LOGGED = frozenset(
-    (
-        *("n", "last", "digest", "digest-algorithm", "mount", "from", "tag", "artifactType"),
-        *("service", "scope", "account", "client_id", "offline_token"),
-        *("since", "who", "kind", "after", "limit"),
-    )
+_LOGGED = re.compile(
+    "(?:n|last|digest|digest-algorithm|mount|from|tag|artifactType"
+    "|service|scope|account|client_id|offline_token|since|who|kind|after|limit)(?:=[^?;#]*)?"
 )
-"""The query's parameters that the log keeps. Others are none of ours, and people have put passwords there (RFC 6750 section 5.3)."""
+"""The parameters of a query that are kept. Others are none of ours, and people put passwords there (RFC 6750 section 5.3)."""
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 
 
@@ -145,7 +142,7 @@ def _without_secrets(target: str) -> str:
     """A request target without what may be a secret there by mistake: of the query all that is no parameter of ours, and the
     name and password of an absolute URL."""
     path, mark, query = _USERINFO.sub(r"\1***@", target).partition("?")
-    known = (pair if pair.partition("=")[0] in _LOGGED else "***" for pair in query.split("&"))
+    known = (pair if _LOGGED.fullmatch(pair) else "***" for pair in query.split("&"))
     return f"{path}{mark}{'&'.join(known) if query else ''}"
 
 

@@ -55,4 +55,6 @@ class Site:
             self._health.generation()
             return JSONResponse({"status": "ok"})
 
-        return Starlette(routes=[Route("/", welcome), Route("/healthz", health), Mount("/api/v1", self._api())])
+        made = Starlette(routes=[Route("/", welcome), Route("/healthz", health), Mount("/api/v1", self._api())])
+        made.router.redirect_slashes = False  # a redirect would lead to whatever host the request names
+        return made

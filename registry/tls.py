@@ -32,8 +32,10 @@ RECORD_MAX = HEADER + 16384 + 2048
 PLAIN_MAX = 16384
 RECEIVED_MAX = 256 * 1024
 """What is received at a time into a large body, in bytes."""
-PIECE = 128 * 1024
-"""What is read, encrypted and sent at a time of a file, in bytes."""
+PIECE = 512 * 1024
+SHARED_PIECE = 128 * 1024
+"""What is read, encrypted and sent at a time of a file, in bytes: by a lone download, and by each of several, which a stalled client
+makes us hold."""
 TURN = 64 * 1024 * 1024
 """Bytes that one download sends before its thread is offered to another."""
 PARK_AFTER_MS = 20
@@ -200,7 +202,7 @@ class Session:
 class TLSChannel:
     """A session and a duplicate of its connection's socket, lent to threads. See `registry.channels.Channel`.
 
-    ``post`` takes what reading makes us say (the answer to a new key) from any thread to the connection's own transport.
+    ``post`` takes what reading makes us say (an alert) from any thread to the connection's own transport.
     ``give_back`` is called on the event loop when the channel is closed.
     """
 
@@ -250,7 +252,7 @@ class TLSChannel:
             self._raw = None
 
     async def send_file(self, head: bytes, body: FileBody, senders: Senders) -> None:
-        sending = _Sending(self._sock, self._session, head, body)
+        sending = _Sending(self._sock, self._session, head, body, senders)
         senders.active += 1
         try:
             while not await anyio.to_thread.run_sync(sending.run, limiter=senders.encrypting):
@@ -270,19 +272,21 @@ class TLSChannel:
 class _Sending:
     """One file on its way: what has to be read of it, and the records that the socket did not take yet."""
 
-    def __init__(self, sock: socket.socket, session: Session, head: bytes, body: FileBody) -> None:
+    def __init__(self, sock: socket.socket, session: Session, head: bytes, body: FileBody, senders: Senders) -> None:
         self._sock = sock
         self._session = session
         self._head = head
         self._fd = body.reader.fileno()
         self._offset = body.offset
         self._left = body.length
+        self._senders = senders
         self._unsent = memoryview(b"")
 
     def run(self) -> bool:
         """Send, in a thread: whether all is sent. If not, the client is behind, or it is another's turn. OSError, SendFailed, TLSBroken."""
         run_in_usual_slices()
-        view = memoryview(bytearray(PIECE))
+        piece = PIECE if self._senders.active == 1 else SHARED_PIECE
+        view = memoryview(bytearray(piece))
         until = self._left - TURN
         if self._head:
             self._session.write(self._head)  # sent with what follows, if anything does
@@ -292,13 +296,20 @@ class _Sending:
                 return True
             if self._left <= until:
                 break
-            size = os.preadv(self._fd, [view[: min(self._left, PIECE)]], self._offset)
-            if not size:
-                raise SendFailed("the blob's file is shorter than its metadata says: run `portside check`")
+            size = self._read(view[: min(self._left, piece)])
             self._offset += size
             self._left -= size
             self._unsent = memoryview(self._session.encrypt(view[:size]))
         return False
+
+    def _read(self, view: memoryview) -> int:
+        try:
+            size = os.preadv(self._fd, [view], self._offset)
+        except OSError as error:
+            raise SendFailed(f"the blob's file cannot be read: {error.strerror}") from error
+        if not size:
+            raise SendFailed("the blob's file is shorter than its metadata says: run `portside check`")
+        return size
 
     def _flush(self) -> bool:
         """Send what is encrypted; whether the client took all of it."""

@@ -11,7 +11,8 @@ import pytest
 from tests import images
 from tests.clients import wire
 from tests.clients.cutting import Direction, cutting
-from tests.servers import Docker, Server
+from tests.clients.hubs import Hub
+from tests.servers import Docker
 
 
 def load(docker: Docker, content: images.Content, reference: str) -> None:
@@ -43,19 +44,19 @@ def _forget(docker: Docker) -> Iterator[None]:
         docker("rmi", "-f", *dict.fromkeys(ids))
 
 
-def test_push_then_pull_by_tag_and_digest(docker: Docker, hub: Server) -> None:
+def test_push_then_pull_by_tag_and_digest(docker: Docker, hub: Hub) -> None:
     reference = f"{hub.address}/docker/push:1"
     load(docker, images.small(), reference)
     identity = json.loads(docker("image", "inspect", reference))[0]["Id"]
     digest = push(docker, reference)
-    assert wire.digest_of(hub.address, "docker/push", "1") == digest
+    assert wire.digest_of(hub.witness, "docker/push", "1") == digest
     for name in (reference, f"{hub.address}/docker/push@{digest}"):
         docker("rmi", "-f", identity)
         assert pulled_digest(docker, name) == digest
         assert json.loads(docker("image", "inspect", name))[0]["Id"] == identity
 
 
-def test_a_second_push_sends_nothing_and_a_second_repository_mounts(docker: Docker, hub: Server) -> None:
+def test_a_second_push_sends_nothing_and_a_second_repository_mounts(docker: Docker, hub: Hub) -> None:
     load(docker, images.small(), f"{hub.address}/docker/first:1")
     digest = push(docker, f"{hub.address}/docker/first:1")
     assert "Layer already exists" in docker("push", f"{hub.address}/docker/first:1")
@@ -65,26 +66,27 @@ def test_a_second_push_sends_nothing_and_a_second_repository_mounts(docker: Dock
     assert digest in said
 
 
-def test_all_tags(docker: Docker, hub: Server) -> None:
+def test_all_tags(docker: Docker, hub: Hub) -> None:
     name = f"{hub.address}/docker/tags"
     load(docker, images.small(), f"{name}:1")
     docker("tag", f"{name}:1", f"{name}:2")
     docker("push", "--all-tags", name)
-    assert wire.tags(hub.address, "docker/tags") == ["1", "2"]
+    assert wire.tags(hub.witness, "docker/tags") == ["1", "2"]
     docker("rmi", f"{name}:1", f"{name}:2")
     docker("pull", "--all-tags", name)
     assert docker("images", "--format", "{{.Tag}}", name).split() in (["1", "2"], ["2", "1"])
 
 
-def test_multi_platform_list(docker: Docker, hub: Server) -> None:
+def test_multi_platform_list(docker: Docker, hub: Hub) -> None:
     name = f"{hub.address}/docker/multi"
     for architecture in ("amd64", "arm64"):
         load(docker, images.small(architecture=architecture), f"{name}:{architecture}")
         push(docker, f"{name}:{architecture}")
-    docker("manifest", "create", "--insecure", f"{name}:all", f"{name}:amd64", f"{name}:arm64")
-    digest = docker("manifest", "push", "--insecure", f"{name}:all").strip()
-    assert wire.digest_of(hub.address, "docker/multi", "all") == digest
-    listed = json.loads(docker("manifest", "inspect", "--insecure", f"{name}:all"))
+    plain = [] if hub.authority else ["--insecure"]
+    docker("manifest", "create", *plain, f"{name}:all", f"{name}:amd64", f"{name}:arm64")
+    digest = docker("manifest", "push", *plain, f"{name}:all").strip()
+    assert wire.digest_of(hub.witness, "docker/multi", "all") == digest
+    listed = json.loads(docker("manifest", "inspect", *plain, f"{name}:all"))
     assert {entry["platform"]["architecture"] for entry in listed["manifests"]} == {"amd64", "arm64"}
     docker("rmi", f"{name}:amd64", f"{name}:arm64")
     assert pulled_digest(docker, f"{name}:all") == digest
@@ -92,7 +94,7 @@ def test_multi_platform_list(docker: Docker, hub: Server) -> None:
     assert own["Architecture"] == images.machine_architecture()
 
 
-def test_an_image_of_ours_runs(docker: Docker, hub: Server) -> None:
+def test_an_image_of_ours_runs(docker: Docker, hub: Hub) -> None:
     reference = f"{hub.address}/docker/busybox:1"
     load(docker, images.busybox(), reference)
     push(docker, reference)
@@ -100,8 +102,9 @@ def test_an_image_of_ours_runs(docker: Docker, hub: Server) -> None:
     assert docker("run", "--rm", "--network=none", reference, "echo", "from the hub") == "from the hub\n"
 
 
+@pytest.mark.parametrize("hub", ["open"], indirect=True)
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_cut_transfer_goes_on(direction: Direction, docker: Docker, hub: Server) -> None:
+def test_a_cut_transfer_goes_on(direction: Direction, docker: Docker, hub: Hub) -> None:
     with cutting(hub.address, direction, after=8_000_000) as proxy:
         near, far = (f"{address}/docker/cut-{direction}:1" for address in (hub.address, proxy.address))
         load(docker, images.large(24, seed=11 if direction == "up" else 12), near)

@@ -9,25 +9,48 @@ import oras.oci  # type: ignore[import-untyped]
 import pytest
 
 from tests import images
+from tests.accounts import PASSWORD
 from tests.clients import wire
-from tests.servers import Server
+from tests.clients.hubs import USER, Hub
+from tests.clients.wire import Witness
 
 
 @pytest.fixture
-def client(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> oras.client.OrasClient:
-    """A client that speaks plain HTTP and works in a directory of its own, without anyone's credentials."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return oras.client.OrasClient(hostname=hub.address, insecure=True)
+def client(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> oras.client.OrasClient:
+    """A client that works in a directory of its own, without anyone's credentials but those of the test.
+
+    It sends the password with each request: of the tokens that it gets it would go on using the first one, whatever that is for.
+    """
+    return make_client(hub.witness, tmp_path, monkeypatch, USER if hub.authority else "")
 
 
-@pytest.mark.parametrize("is_chunked", [False, True], ids=["whole", "chunked"])
+def make_client(
+    at: Witness,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str = "",
+    password: str = PASSWORD,
+    *,
+    how: str = "basic",
+) -> oras.client.OrasClient:
+    """A new client, logged in when there is a name; ``how``: ``basic`` or ``token``. It runs in this process, so not on another machine."""
+    monkeypatch.setenv("HOME", str(directory))
+    monkeypatch.chdir(directory)
+    if at.authority:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(at.authority))
+    client = oras.client.OrasClient(hostname=at.address, insecure=not at.authority, auth_backend=how)
+    if name:
+        client.login(username=name, password=password, hostname=at.address)
+    return client
+
+
+@pytest.mark.parametrize(("how", "is_chunked"), [("basic", False), ("token", True)], ids=["whole", "chunked"])
 def test_push_then_pull_by_tag_and_digest(
-    is_chunked: bool, client: oras.client.OrasClient, hub: Server, tmp_path: Path
+    how: str, is_chunked: bool, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    client = make_client(hub.witness, tmp_path, monkeypatch, USER if hub.authority else "", how=how)
     repository = f"oras/push-{is_chunked}".lower()
-    target = f"{hub.address}/{repository}:1"
+    target = f"{hub.witness.address}/{repository}:1"
     payload = images.noise(3_000_000)
     (tmp_path / "payload.bin").write_bytes(payload)
     sent = client.push(
@@ -38,18 +61,18 @@ def test_push_then_pull_by_tag_and_digest(
         chunk_size=1_000_000,
     )
     assert sent.status_code == 201
-    answer = wire.manifest(hub.address, repository, "1")
+    answer = wire.manifest(hub.witness, repository, "1")
     digest = answer.headers["docker-content-digest"]
     assert sent.headers["Docker-Content-Digest"] == digest
     assert answer.json["annotations"] == {"said.by": "oras"}
     assert answer.json["layers"][0]["digest"] == images.sha256(payload)
-    for reference in (target, f"{hub.address}/{repository}@{digest}"):
+    for reference in (target, f"{hub.witness.address}/{repository}@{digest}"):
         (pulled,) = client.pull(target=reference, outdir=str(tmp_path / "back"), overwrite=True)
         assert Path(pulled).read_bytes() == payload
 
 
-def test_list_tags_and_delete(client: oras.client.OrasClient, hub: Server, tmp_path: Path) -> None:
-    name = f"{hub.address}/oras/tags"
+def test_list_tags_and_delete(client: oras.client.OrasClient, hub: Hub, tmp_path: Path) -> None:
+    name = f"{hub.witness.address}/oras/tags"
     for tag in ("1", "2", "3"):
         (tmp_path / "payload.txt").write_text(tag)
         client.push(target=f"{name}:{tag}", files=["payload.txt:text/plain"])
@@ -59,15 +82,15 @@ def test_list_tags_and_delete(client: oras.client.OrasClient, hub: Server, tmp_p
     assert client.get_tags(name) == ["1", "3"]
 
 
-def test_an_artifact_that_refers_to_an_image(client: oras.client.OrasClient, hub: Server, tmp_path: Path) -> None:
-    name = f"{hub.address}/oras/subject"
+def test_an_artifact_that_refers_to_an_image(client: oras.client.OrasClient, hub: Hub, tmp_path: Path) -> None:
+    name = f"{hub.witness.address}/oras/subject"
     (tmp_path / "payload.txt").write_text("the subject")
     client.push(target=f"{name}:1", files=["payload.txt:text/plain"])
-    digest = wire.digest_of(hub.address, "oras/subject", "1")
-    size = len(wire.manifest(hub.address, "oras/subject", "1").body)
+    digest = wire.digest_of(hub.witness, "oras/subject", "1")
+    size = len(wire.manifest(hub.witness, "oras/subject", "1").body)
     (tmp_path / "note.txt").write_text("a note on it")
     subject = oras.oci.Subject(images.OCI_MANIFEST, digest, size)
     sent = client.push(target=f"{name}:note", files=["note.txt:text/plain"], subject=subject)
     assert sent.headers["OCI-Subject"] == digest
-    (found,) = wire.referrers(hub.address, "oras/subject", digest)
-    assert found["digest"] == wire.digest_of(hub.address, "oras/subject", "note")
+    (found,) = wire.referrers(hub.witness, "oras/subject", digest)
+    assert found["digest"] == wire.digest_of(hub.witness, "oras/subject", "note")

@@ -8,15 +8,17 @@ import time
 
 import pytest
 
-from tests.servers import Server
+from tests.clients.hubs import Hub
 
 
-def test_a_tls_hello_is_refused_at_once(hub: Server) -> None:
+@pytest.mark.parametrize("hub", ["open"], indirect=True)
+def test_a_tls_hello_is_refused_at_once(hub: Hub) -> None:
     """podman, skopeo and docker do this at each start: waiting for the end of an HTTP head would cost them as long."""
     context = ssl.create_default_context()
+    host, _, port = hub.address.rpartition(":")
     begin = time.monotonic()
     with (
-        socket.create_connection(("127.0.0.1", hub.port), timeout=30) as connection,
+        socket.create_connection((host, int(port)), timeout=30) as connection,
         pytest.raises(ssl.SSLError, match="WRONG_VERSION_NUMBER"),
     ):
         context.wrap_socket(connection, server_hostname="127.0.0.1")

@@ -30,6 +30,9 @@ SLACK = 15.0
 HALF_OPEN_BYTES = 100_000
 """Memory that a handshake under way may cost."""
 
+PARTIAL_BYTES = 10_000
+"""And one whose first record is not whole."""
+
 _MORE = re.compile(r"\(and ([0-9]+) more that were not logged\)")
 
 
@@ -183,6 +186,19 @@ def test_a_hello_in_small_records_that_never_ends(hub: SecureServer) -> None:
     _serves(hub)
 
 
+def test_half_a_hello_costs_next_to_nothing(tmp_path: Path) -> None:
+    with secure_portside(tmp_path) as server, contextlib.ExitStack() as stack:
+        _serves(server)
+        before = server.resident()
+        for _ in range(HANDSHAKES_MAX - 100):
+            client = stack.enter_context(Records(server))
+            client.send(client.hello()[:100])
+        _serves(server)
+        grown = server.resident() - before
+        print(f"{grown / HANDSHAKES_MAX:.0f} bytes each")
+        assert grown < HANDSHAKES_MAX * PARTIAL_BYTES
+
+
 def test_a_client_that_vanishes_leaves_nothing(tmp_path: Path) -> None:
     with secure_portside(tmp_path) as server:
         _serves(server)
@@ -284,6 +300,21 @@ def test_stalled_downloads_hold_no_threads(tmp_path: Path) -> None:
             while not parts[-1].endswith(data[-100:]):
                 parts.append(client.read())
             assert b"".join(parts).endswith(data), "nothing was lost while it stalled"
+
+
+def test_a_client_that_sends_while_it_is_sent_to(hub: SecureServer) -> None:
+    """What it sends waits in its own socket."""
+    with hub.connect() as connection:
+        digest = push_blob(connection, "hostile/both", blob("both", 16 * MIB))
+    before = hub.resident()
+    with Records(hub) as client:
+        client.send(client.shake() + client.encrypt(head("GET", f"/v2/hostile/both/blobs/{digest}", "h")))
+        assert client.read(), "the download has begun"
+        client.sock.settimeout(2)
+        with pytest.raises(TimeoutError):
+            client.send(b"".join(client.encrypt(bytes(MIB)) for _ in range(100)))
+        assert hub.resident() - before < 16 * MIB
+    _serves(hub)
 
 
 def test_lines_about_refused_handshakes_are_few(tmp_path: Path) -> None:

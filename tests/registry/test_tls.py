@@ -426,6 +426,13 @@ def test_a_file_that_ends_early_is_said_so(line: Line, path: Path) -> None:
     reader.join()
 
 
+def test_a_file_that_cannot_be_read_is_said_so(line: Line, tmp_path: Path) -> None:
+    body = FileBody(FileReader(os.open(tmp_path, os.O_RDONLY)), 0, SIZE)
+    with pytest.raises(SendFailed, match="cannot be read: Is a directory"):
+        asyncio.run(line.channel.send_file(HEAD, body, Senders()))
+    body.reader.close()
+
+
 def test_a_client_that_goes_away_ends_the_download(line: Line, path: Path) -> None:
     line.client.close()
     senders = Senders()

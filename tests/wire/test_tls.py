@@ -11,6 +11,7 @@ import struct
 import subprocess
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -219,6 +220,32 @@ def test_requests_that_wait_while_a_blob_is_sent(hub: SecureServer) -> None:
         connection.send(get)
         assert connection.read().body == data
         assert connection.read().body == b"{}"
+        assert connection.read().body == data
+
+
+def test_a_blob_after_answers_that_were_not_read(hub: SecureServer) -> None:
+    """Answers from memory wait in the transport, and a file is sent beside it: it has to wait for them."""
+    raw = content.image(content.descriptor("application/octet-stream", b"{}"), [], annotations={"x": "y" * 3_000_000})
+    data = content.blob("after answers", 5_000_000)
+    with hub.connect() as connection:
+        content.push_blob(connection, "tls/unread", b"{}")
+        digest = content.push_blob(connection, "tls/unread", data)
+        put = connection.request("PUT", "/v2/tls/unread/manifests/v1", {"Content-Type": OCI_MANIFEST}, raw)
+        assert put.status == 201
+        manifest = client.head("GET", "/v2/tls/unread/manifests/v1", "h")
+        connection.send(manifest * 8 + client.head("GET", f"/v2/tls/unread/blobs/{digest}", "h"))
+        seen = [(0, 0.0)]
+
+        def is_at_rest() -> bool:
+            """Whether some were answered, and no more for a second."""
+            count = sum("/v2/tls/unread/" in str(line.get("target")) for line in _lines(hub))
+            if count != seen[-1][0]:
+                seen.append((count, time.monotonic()))
+            return count > 4 and time.monotonic() - seen[-1][1] > 1
+
+        wait_until(is_at_rest, "the server waits for the client", 20)
+        for _ in range(8):
+            assert connection.read().body == raw
         assert connection.read().body == data
 
 

@@ -1,0 +1,101 @@
+"""The hubs that clients are tested against: one open to all over plain HTTP, and one with TLS and accounts on a machine of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from auth.authority import Authority
+from auth.gate import PERSONAL_SETTING
+from tests import servers
+from tests.accounts import BY, PASSWORD, make, people_of, rule
+from tests.clients import wire
+from tests.clients.machine import NAME, machine
+from tests.clients.wire import Witness
+from tests.servers import ServerError, run
+from tests.tools import tool
+
+PORT = 5000
+ADMIN = "root"
+USER = "ann"
+"""Who may pull, push and delete everywhere, and is no administrator."""
+CLIENTS = ("docker", "podman", "buildah", "skopeo", "crane", "regctl", "helm", "cosign", "oras", "oras-token")
+"""Accounts, one for each way that a client logs in: each owns what is below its name, may pull ``shared/*``, and sees no ``secret/*``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A hub as its clients reach it. ``address``: HOST:PORT, as images of it are named.
+
+    ``witness``: where the tests themselves look at what it holds, and what in-process clients reach it by: another server of the same root.
+    ``authority``: the certificate that clients have to trust; None where the hub speaks plain HTTP and has no accounts.
+    ``inside``: what comes before a client's command.
+    """
+
+    address: str
+    witness: Witness
+    authority: Path | None = None
+    inside: tuple[str, ...] = ()
+
+    @property
+    def tls_verify(self) -> str:
+        """How podman, buildah and skopeo are told of plain HTTP, or, as is their default, of TLS."""
+        return "--tls-verify=true" if self.authority else "--tls-verify=false"
+
+    def run(self, program: str, *arguments: str, environment: Mapping[str, str], cwd: Path, stdin: bytes = b"") -> str:
+        """Run a client in a directory to its end; its standard output. ServerError with all that it said when it fails."""
+        there = [str(tool("env")), "-C", str(cwd)]  # entering another mount namespace leaves the directory
+        return run([*self.inside, *there, str(tool(program)), *arguments], environment, stdin=stdin)
+
+
+@contextlib.contextmanager
+def secure_hub(directory: Path) -> Iterator[Hub]:
+    """``portside serve --tls auto`` with accounts, by a name, on a machine whose clients were told by ``portside trust`` to trust it."""
+    root = directory / "root"
+    _make_accounts(root)
+    options = ("--tls", "auto", "--name", NAME, "--floor", "0")
+    authority = root / "tls/ca.pem"
+    with machine() as here:
+
+        def answers_there(_: str) -> bool:
+            with contextlib.suppress(ServerError):
+                url = f"https://{NAME}:{PORT}/v2/"
+                asked = here(tool("curl"), "-sS", "--cacert", authority, "-o", "/dev/null", "-w", "%{http_code}", url)
+                return asked == "401"
+            return False
+
+        def answers_here(address: str) -> bool:
+            with contextlib.suppress(OSError):
+                return wire.ask(Witness(address, authority=authority), "GET", "/v2/").status == 401
+            return False
+
+        with (
+            servers.portside(
+                root,
+                *options,
+                host="0.0.0.0",
+                port=PORT,
+                inside=here.inside,
+                is_up=answers_there,
+                log=directory / "log",
+            ),
+            servers.portside(root, *options, is_up=answers_here) as beside,
+        ):
+            fingerprint = Authority(root, ()).read().fingerprint
+            here(tool("portside"), "trust", f"{NAME}:{PORT}", "--fingerprint", str(fingerprint))
+            witness = Witness(beside.address, f"{ADMIN}:{PASSWORD}", authority)
+            yield Hub(f"{NAME}:{PORT}", witness, authority, here.inside)
+
+
+def _make_accounts(root: Path) -> None:
+    with people_of(root) as people:
+        make(people, USER, *CLIENTS, admin=ADMIN)
+        rule(people, USER, "*", "pull,push,delete")
+        people.set_setting(PERSONAL_SETTING, "on", BY)
+        people.add_group("clients", BY)
+        for client in CLIENTS:
+            people.set_member("clients", client, True, BY)
+        rule(people, "group:clients", "shared/*", "pull")
+        rule(people, "everyone", "public/*", "pull")
