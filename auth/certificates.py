@@ -35,7 +35,9 @@ def server_context(pair: Pair, path: Path) -> ssl.SSLContext:
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
     context.num_tickets = 1
-    context.options |= ssl.OP_NO_RENEGOTIATION  # no compression and the server's preferences are Python's own defaults
+    context.options |= ssl.OP_NO_RENEGOTIATION  # that there is no compression is Python's own default
+    # All that is offered is sound, so the client chooses: with AES in its processor it names AES-128-GCM first, which costs a seventh less.
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     # Python gives OpenSSL no certificate but by a file's name: one in memory, so that what is used is what was checked.
     fd = os.memfd_create("portside-tls", os.MFD_CLOEXEC)
     try:

@@ -24,8 +24,9 @@ from bench.filesystem import GIB, BenchError, LoopFilesystem
 from bench.goals import BY_ID
 from bench.groups import GROUPS, Group
 from bench.rounds import run_group
-from bench.sampling import Sample, Tools, compile_load
+from bench.sampling import Sample, Tools, compile_client
 from bench.servers import DISTRIBUTION, PORTSIDE, ZOT, ZOT_NO_SYNC, Server, portside
+from bench.setups import make_material
 
 NAMESPACE = "PORTSIDE_BENCH_NAMESPACE"
 """Set in the environment once the mount namespace is our own."""
@@ -85,7 +86,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         stack.callback(disk.close)
         sources = Sources(disk.memory)
         stack.callback(sources.close)
-        tools = Tools(disk, sources, compile_load(), arguments.seconds, arguments.crane, arguments.zb, progress)
+        material = make_material(disk.memory / "material")
+        load, bulk = compile_client("load"), compile_client("bulk")
+        tools = Tools(disk, sources, load, bulk, material, arguments.seconds, arguments.crane, arguments.zb, progress)
         for group, rows in chosen:
             missing = _missing(group, tools)
             if missing:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 import shutil
+import statistics
 import subprocess
+import time
+from collections.abc import Iterable
 from functools import partial
 
 from bench.content import ACCEPT, LAYERS, write_archive, write_layout
 from bench.docker import Docker
 from bench.filesystem import BenchError
 from bench.sampling import Session, Tools
-from bench.wire import Connection
+from bench.servers import running
+from bench.setups import PASSWORD, USER
 
 REPOSITORY = "bench/image"
+SMALL = "1mb"
+LARGE = ("49mb", "1gib")
+"""Of the sizes in `bench.content.LAYERS`: with which log-ins are looked at, and which all push and pull."""
+PULLS = 9
+"""Pulls of the small image with a log-in, and without."""
 ZB_CONNECTIONS = 10
 ZB_REQUESTS = 30
 
@@ -35,12 +44,12 @@ def crane_pull(size: str, session: Session) -> None:
         target.unlink(missing_ok=True)
 
 
-def docker_load(tools: Tools) -> None:
-    """Give the daemon the images, once; from then on it is sent and loses them in turn."""
-    for size, layers in LAYERS.items():
+def docker_load(tools: Tools, sizes: Iterable[str]) -> None:
+    """Give the daemon images, once; from then on it is sent and loses them in turn."""
+    for size in sizes:
         tools.progress(f"docker load of the {size} image")
         archive = tools.disk.memory / "archive.tar"
-        write_archive(archive, _local(size), layers)
+        write_archive(archive, _local(size), LAYERS[size])
         _docker(tools)("load", "--quiet", "--input", str(archive))
         archive.unlink()
 
@@ -57,7 +66,7 @@ def docker_push(size: str, session: Session) -> None:
 def docker_pull(size: str, session: Session) -> None:
     """Everything of the image is removed first; what was pulled is what the next server is sent."""
     docker, reference = _docker(session.tools), _reference(session, size)
-    with Connection(session.port) as connection:  # what was not pushed must not be removed
+    with session.connect() as connection:  # what was not pushed must not be removed
         target = f"/v2/{REPOSITORY}-{size}/manifests/1"
         connection.request("HEAD", target, {"Accept": ACCEPT}).expect(200, f"HEAD {target}")
     docker("rmi", "--force", reference, _local(size))
@@ -66,6 +75,46 @@ def docker_pull(size: str, session: Session) -> None:
     sample.value = sample.wall_seconds
     docker("tag", reference, _local(size))
     docker("rmi", reference)
+
+
+def docker_login(session: Session) -> None:
+    """What a log-in adds to a pull: in turn from the server with accounts and from a plain one beside it. Milliseconds, of medians."""
+    docker, running_with = _docker(session.tools), session.running
+    beside = running_with.root.with_name(f"{running_with.root.name}-plain")
+    try:
+        with running(running_with.server, beside) as plain:
+            address = f"127.0.0.1:{session.port}"
+            docker("login", "--username", USER, "--password-stdin", address, input=PASSWORD)
+            references = [f"127.0.0.1:{one.port}/{REPOSITORY}-{SMALL}:1" for one in (running_with, plain)]
+            for reference in references:
+                docker("tag", _local(SMALL), reference)
+                docker("push", "--quiet", reference)
+            docker("rmi", "--force", *references, _local(SMALL))
+            for reference in references:
+                _pull_seconds(docker, reference)
+            with session.meter(PULLS) as sample:
+                pulled = [
+                    {reference: _pull_seconds(docker, reference) for reference in references[:: 1 - number % 2 * 2]}
+                    for number in range(PULLS)
+                ]
+            with_login, without = (statistics.median(one[reference] for one in pulled) for reference in references)
+            sample.value = (with_login - without) * 1000
+            sample.detail = {"with": with_login, "without": without}
+            docker("pull", "--quiet", references[1])
+            docker("tag", references[1], _local(SMALL))
+            docker("rmi", references[1])
+            docker("logout", address)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _pull_seconds(docker: Docker, reference: str) -> float:
+    """The whole command; what was pulled is removed again."""
+    began = time.monotonic()
+    docker("pull", "--quiet", reference)
+    seconds = time.monotonic() - began
+    docker("rmi", reference)
+    return seconds
 
 
 def zb(test: str, session: Session) -> None:
@@ -101,14 +150,14 @@ def zb_result(output: str, test: str) -> tuple[float, int, dict[str, str]]:
 
 CRANE_ROWS = {
     f"crane-{verb}-{size}": partial(action, size)
-    for size in LAYERS
+    for size in LARGE
     for verb, action in (("push", crane_push), ("pull", crane_pull))
 }
 
 
 DOCKER_ROWS = {
     f"docker-{verb}-{size}": partial(action, size)
-    for size in LAYERS
+    for size in LARGE
     for verb, action in (("push", docker_push), ("pull", docker_pull))
 }
 

@@ -21,7 +21,7 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 ACCEPT = f"{OCI_MANIFEST}, {OCI_INDEX}, application/vnd.docker.distribution.manifest.v2+json"
 
-LAYERS = {"49mb": (28, 11, 6, 3, 1), "1gib": (600, 300, 100, 24)}
+LAYERS = {"1mb": (1,), "49mb": (28, 11, 6, 3, 1), "1gib": (600, 300, 100, 24)}
 """The images that clients push and pull: their layers' sizes in MiB."""
 
 

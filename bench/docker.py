@@ -15,13 +15,14 @@ from bench.filesystem import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    """The docker CLI against one daemon's socket."""
+    """The docker CLI against one daemon's socket. ``config`` is the folder where it keeps log-ins."""
 
     host: str
+    config: Path
 
-    def __call__(self, *arguments: str) -> str:
-        command = ["docker", "--host", self.host, *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    def __call__(self, *arguments: str, input: str = "") -> str:
+        command = ["docker", "--config", str(self.config), "--host", self.host, *arguments]
+        result = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise BenchError(f"docker {' '.join(arguments)}: {result.stderr.strip()[-300:]}")
         return result.stdout.strip()
@@ -42,7 +43,7 @@ def daemon(folder: Path) -> Iterator[Docker]:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         except FileNotFoundError as error:
             raise BenchError("dockerd is missing: apt-get install docker.io, or leave the docker rows out") from error
-    docker = Docker(host)
+    docker = Docker(host, folder / "config")
     try:
         _wait(docker, process, log)
         yield docker

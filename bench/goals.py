@@ -17,7 +17,7 @@ FLAT = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The medians of a row on one server. ``cpu`` is seconds per unit of work."""
+    """The medians of a row on one server. ``cpu`` is seconds per unit of work; ``p99`` milliseconds, of small requests."""
 
     value: float
     cpu: float
@@ -25,6 +25,7 @@ class Figures:
     rounds: int
     low: float
     high: float
+    p99: float | None = None
 
 
 Table = Mapping[tuple[str, str], Figures]
@@ -110,6 +111,25 @@ class CpuAtMost:
 
 
 @dataclass(frozen=True, slots=True)
+class PartOf:
+    """Our figure is at least a part of that of another row of ours."""
+
+    other: str
+    part: float
+
+    @property
+    def text(self) -> str:
+        return f"≥ {self.part:g}x of {self.other}"
+
+    def judge(self, row: Row, table: Table) -> Verdict:
+        here, there = table.get((row.id, PORTSIDE)), table.get((self.other, PORTSIDE))
+        if here is None or there is None:
+            return UNKNOWN
+        part = advantage(row, here.value, there.value)
+        return Verdict(part >= self.part, f"{part:.2f}x")
+
+
+@dataclass(frozen=True, slots=True)
 class Flat:
     """Our figure is that of another row of ours, where the store is small."""
 
@@ -120,11 +140,7 @@ class Flat:
         return f"flat (≥ {FLAT:g}x of {self.small})"
 
     def judge(self, row: Row, table: Table) -> Verdict:
-        here, there = table.get((row.id, PORTSIDE)), table.get((self.small, PORTSIDE))
-        if here is None or there is None:
-            return UNKNOWN
-        part = advantage(row, here.value, there.value)
-        return Verdict(part >= FLAT, f"{part:.2f}x")
+        return PartOf(self.small, FLAT).judge(row, table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +178,40 @@ class AtMost:
         if ours is None:
             return UNKNOWN
         return Verdict(ours.value <= self.bound, f"{ours.value:.3g}")
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """An absolute bound from below in the row's unit."""
+
+    bound: float
+
+    @property
+    def text(self) -> str:
+        return f"≥ {self.bound:,g}"
+
+    def judge(self, row: Row, table: Table) -> Verdict:
+        ours = table.get((row.id, PORTSIDE))
+        if ours is None:
+            return UNKNOWN
+        return Verdict(ours.value >= self.bound, f"{ours.value:,.0f}")
+
+
+@dataclass(frozen=True, slots=True)
+class P99AtMost:
+    """A bound in milliseconds of the 99th percentile of what a row of small requests measured."""
+
+    bound: float
+
+    @property
+    def text(self) -> str:
+        return f"p99 ≤ {self.bound:g} ms"
+
+    def judge(self, row: Row, table: Table) -> Verdict:
+        ours = table.get((row.id, PORTSIDE))
+        if ours is None or ours.p99 is None:
+            return UNKNOWN
+        return Verdict(ours.p99 <= self.bound, f"p99 {ours.p99:.3g} ms")
 
 
 AHEAD = TimesBetter(1.0)
@@ -211,7 +261,11 @@ def _uploads(id: str, title: str) -> Row:
     return _bytes(id, title, TimesBetter(1.5), TimesBetter(1.0, (ZOT_NO_SYNC,)))
 
 
-ROWS: tuple[Row, ...] = (
+def _issue(id: str, title: str) -> Row:
+    return _requests(id, title, AtLeast(3000.0), P99AtMost(20.0))
+
+
+PLAIN_ROWS: tuple[Row, ...] = (
     Row("start", "start until /v2/ answers", "s", False, "start", (AtMost(0.6),)),
     Row("idle", "memory when idle", "MB", False, "start", (AtMost(60.0),)),
     _bytes("get", "GET of 1 GiB", TimesBetter(3.0), CpuAtMost(1 / 3)),
@@ -257,4 +311,35 @@ ROWS: tuple[Row, ...] = (
     Row("hundred", "peak memory, 50 uploads and 50 downloads of 1 GiB at once", "MB", False, "GiB", (AtMost(200.0),)),
 )
 
+SECURE_ROWS: tuple[Row, ...] = (
+    _requests(
+        "manifest-token",
+        "manifest GET by tag with a token, 16 connections",
+        TimesBetter(2.0, (ZOT,)),
+        TimesBetter(4.0, (DISTRIBUTION,)),
+        PartOf("manifest", 0.65),
+    ),
+    _requests("manifest-basic", "the same with name and password each time", TimesBetter(5.0)),
+    _issue("token-get", "tokens issued, GET with name and password, 16 connections"),
+    _issue("token-post", "tokens issued, POST with name and password"),
+    _issue("token-refresh", "tokens issued, POST with a refresh token"),
+    Row(
+        "fair-log-ins", "p99 of GETs with a token beside 200 log-ins a second", "ms", False, "request", (AtMost(10.0),)
+    ),
+    Row(
+        "docker-log-in",
+        "docker pull, 1 MB, with a log-in: beyond one without accounts",
+        "ms",
+        False,
+        "image",
+        (AtMost(10.0),),
+    ),
+    _bytes("tls-get", "TLS: GET of 1 GiB", TimesBetter(1.5)),
+    _bytes("tls-put", "TLS: PUT of 1 GiB", TimesBetter(1.8)),
+    Row("tls-handshakes", "TLS: full handshakes, 16 at a time", "handshakes/s", True, "request", (TimesBetter(0.7),)),
+    _requests("tls-manifest", "TLS: manifest GET by tag, 16 connections", TimesBetter(1.5)),
+)
+"""Accounts and TLS: a section of their own."""
+
+ROWS = PLAIN_ROWS + SECURE_ROWS
 BY_ID = {row.id: row for row in ROWS}

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import clients, requests, transfers
+from bench import accounts, clients, requests, secure, transfers
 from bench.goals import ZB_TESTS, zb_row
 from bench.prepare import many_repositories, many_tags
 from bench.sampling import Session
 from bench.servers import DISTRIBUTION, PORTSIDE, ZOT, ZOT_NO_SYNC, Server
+from bench.setups import Material, Passwords, Setup, Tls, Tokens, plain
 
 Measure = Callable[[Session], None]
 Prepare = Callable[[Server, Path, Callable[[str], None]], None]
@@ -34,6 +35,9 @@ class Group:
     prepare: Prepare | None = None
     needs: str = ""
     """A tool without which the group is left out: crane, zb or docker."""
+    images: tuple[str, ...] = ()
+    """Sizes of the images that the Docker daemon is given."""
+    setup: Callable[[Material], Setup] = plain
 
     @property
     def keeps_disk(self) -> bool:
@@ -85,10 +89,35 @@ GROUPS: tuple[Group, ...] = (
         prepare=lambda server, root, progress: many_repositories(server, root, requests.MANY_REPOSITORIES, progress),
     ),
     Group("crane", clients.CRANE_ROWS, needs="crane"),
-    Group("docker", clients.DOCKER_ROWS, needs="docker"),
+    Group("docker", clients.DOCKER_ROWS, needs="docker", images=clients.LARGE),
     # zb drops the query of an upload's Location, where distribution keeps the upload's state: it cannot push there.
     Group("zb", {zb_row(test): partial(clients.zb, test) for test in ZB_TESTS}, (PORTSIDE, ZOT), needs="zb"),
     Group("fair", {"fair-down": transfers.fair_down, "fair-up": transfers.fair_up}),
     # A bound of ours: distribution takes minutes for it, and zot cuts downloads that last longer than a minute.
     Group("hundred", {"hundred": transfers.hundred}, (PORTSIDE,)),
+    Group("tokens", {"manifest-token": accounts.manifest_token}, setup=Tokens),
+    Group("passwords", {"manifest-basic": accounts.manifest_basic}, setup=Passwords),
+    # The others issue no tokens.
+    Group(
+        "issue",
+        {
+            "token-get": accounts.token_get,
+            "token-post": accounts.token_post,
+            "token-refresh": accounts.token_refresh,
+        },
+        (PORTSIDE,),
+        setup=Tokens,
+    ),
+    Group("log-ins", {"fair-log-ins": accounts.fair_log_ins}, (PORTSIDE,), setup=Tokens),
+    Group(
+        "docker-log-in",
+        {"docker-log-in": clients.docker_login},
+        (PORTSIDE,),
+        needs="docker",
+        images=(clients.SMALL,),
+        setup=Tokens,
+    ),
+    Group("tls-get", {"tls-get": secure.get}, setup=Tls),
+    Group("tls-put", {"tls-put": secure.put}, setup=Tls),
+    Group("tls-small", {"tls-manifest": requests.manifest, "tls-handshakes": secure.handshakes}, setup=Tls),
 )

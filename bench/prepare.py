@@ -55,7 +55,7 @@ def many_tags(server: Server, root: Path, count: int, progress: Callable[[str], 
     """Give ``bench/many`` tags v00000 … of one small image; a tag ``one`` exists in ``bench/seed`` too."""
     image = small_image()
     with running(server, root) as started:
-        with Connection(started.port) as connection:
+        with started.connect() as connection:
             push_small(connection, REPOSITORY, tag_name(0), image)
             push_small(connection, SEED, "one", image)
         if server.kind == PORTSIDE:
@@ -80,7 +80,7 @@ def many_repositories(server: Server, root: Path, count: int, progress: Callable
             names = (repository_name(number) for number in range(count))
             _fill(started, names, lambda c, name: put_manifest(c, name, "one", index, OCI_INDEX), progress)
             return
-        with Connection(started.port) as connection:
+        with started.connect() as connection:
             push_small(connection, repository_name(0), "one", small_image())
     repositories = root / "docker/registry/v2/repositories" if server.kind == DISTRIBUTION else root
     copies = [repositories / repository_name(number) for number in range(1, count)]
@@ -89,7 +89,7 @@ def many_repositories(server: Server, root: Path, count: int, progress: Callable
 
 def check_tags(started: Running, count: int) -> None:
     """WireError unless the first, the middle and the last of ``count`` tags are there."""
-    with Connection(started.port) as connection:
+    with started.connect() as connection:
         for number in (0, count // 2, count - 1):
             target = f"/v2/{REPOSITORY}/manifests/{tag_name(number)}"
             connection.request("GET", target, {"Accept": ACCEPT}).expect(200, f"GET {target}")
@@ -108,7 +108,7 @@ def _fill(
     total = pending.qsize()
 
     def work(_: int) -> None:
-        with Connection(started.port) as connection:
+        with started.connect() as connection:
             while True:
                 try:
                     name = pending.get_nowait()

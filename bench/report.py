@@ -10,9 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.goals import BY_ID, FLAT, PEAK_LIMIT, ROWS, Figures, Row, Table
+from bench.accounts import PEOPLE
+from bench.clients import PULLS
+from bench.goals import BY_ID, FLAT, PEAK_LIMIT, PLAIN_ROWS, ROWS, SECURE_ROWS, Figures, Row, Table
 from bench.servers import DISTRIBUTION, PORTSIDE, ZOT, ZOT_NO_SYNC
 
+SECTIONS = (("Results", PLAIN_ROWS), ("Accounts and TLS", SECURE_ROWS))
 SERVERS = (PORTSIDE, DISTRIBUTION, ZOT, ZOT_NO_SYNC)
 MARKS = {True: "met", False: "**not met**", None: "not measured"}
 
@@ -31,8 +34,9 @@ It needs root: each turn of each server gets an ext4 made anew on a loop device,
 METHOD = f"""## How it is measured
 
 - Medians of all rounds; in each round every server takes its turn, and who begins rotates. Only one server runs at a time.
-- Every server is at its durable settings (zot: `commit`), with deletion enabled, no garbage collection, no authentication, and a line of
-  log for each request, at level info, to `/dev/null`. Portside has no other setting than its defaults: one process, every sync.
+- Every server is at its durable settings (zot: `commit`), with deletion enabled, no garbage collection, and a line of log for each request,
+  at level info, to `/dev/null`. Portside has no other setting than its defaults: one process, every sync. There is neither
+  authentication nor TLS but in the rows of that section.
 - Large transfers are made by a client that copies nothing (sendfile from memory up, `MSG_TRUNC` down) and hashes beforehand; small
   requests by `load.c`, one thread with epoll, 16 keep-alive connections in a closed loop after a warm-up. Both share the server's cores.
 - CPU is user and system time of the server's process tree over the measurement; memory the sum of its processes' peaks in that row.
@@ -47,6 +51,17 @@ METHOD = f"""## How it is measured
 - The hundred transfers are 50 whole downloads and 50 uploads that announce 1 GiB and are cut after 256 MiB, for want of disk.
 - Images: 49 MB in 5 layers, 1 GiB in 4, of bytes that do not compress. crane pushes an OCI layout and pulls into memory; docker
   compresses and unpacks as it does for everybody, so that most of its time is its own.
+- Tokens: ES256, for one repository. Portside's are its own; the others, which issue none, are shown those of a key that is in their
+  configuration. Passwords: the others keep them as `htpasswd -B` makes them (bcrypt, cost 5), Portside as argon2id, and it takes one that
+  was right as right for 30 seconds. What is issued goes to one account that has logged in just before.
+- Log-ins beside GETs: as Docker asks (`offline_token`), half of them with a wrong password, of {PEOPLE} accounts in turn, each on a
+  connection and from an address of its own, at fixed times. What Portside has no time for it answers with 429.
+- docker pull with a log-in: {PULLS} pairs of pulls in each round from two servers of Portside, one with accounts and one without, by turns;
+  the difference of the medians. Each pull is the whole command.
+- TLS: one certificate of ECDSA P-256, HTTP/1.1, and a client that offers AES-128-GCM first, as Go's do; what a server chooses is its own
+  affair. Large bodies are sent and thrown away by `bulk.c`, one thread with OpenSSL, and take their time without the handshake. A
+  handshake is full, on a connection of its own, and over when the server has closed it; it costs the client more than any of the
+  servers, so that its rate says less than the CPU.
 - "flat" means at least {FLAT:g} times the rate where the store is small. MB are 10⁶ bytes, GiB 2³⁰."""
 
 
@@ -61,6 +76,7 @@ def table_of(samples: Iterable[Mapping[str, Any]]) -> Table:
 
 def _figures(samples: list[Mapping[str, Any]]) -> Figures:
     values = [sample["value"] for sample in samples]
+    latencies = [sample["detail"]["p99_us"] / 1000 for sample in samples if "p99_us" in sample.get("detail", {})]
     return Figures(
         value=statistics.median(values),
         cpu=statistics.median(sample["cpu_seconds"] / (sample["work"] or 1.0) for sample in samples),
@@ -68,14 +84,15 @@ def _figures(samples: list[Mapping[str, Any]]) -> Figures:
         rounds=len(samples),
         low=min(values),
         high=max(values),
+        p99=statistics.median(latencies) if latencies else None,
     )
 
 
 def number(value: float) -> str:
     """Three significant digits, with separators instead of exponents."""
-    if value >= 100:
+    if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.001 else f"{value:.5f}"
+    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.5f}"
 
 
 def cpu_text(row: Row, seconds: float) -> str:
@@ -92,7 +109,11 @@ def report(*runs: Mapping[str, Any]) -> str:
         INTRODUCTION,
         *(_origin(run, runs, servers) for run in runs),
         _summary(table),
-        "## Results\n\n" + "\n".join(_main_table(table, servers)),
+        *(
+            f"## {title}\n\n" + "\n".join(_main_table(table, rows, servers))
+            for title, rows in SECTIONS
+            if any(row.id == measured for row in rows for measured, _ in table)
+        ),
         "## What the servers spent\n\nCPU per unit of work, and the peak of memory in MB.\n\n"
         + "\n".join(_cost_table(table, servers)),
         METHOD,
@@ -152,9 +173,9 @@ def _summary(table: Table) -> str:
     return " ".join(lines)
 
 
-def _main_table(table: Table, servers: list[str]) -> list[str]:
+def _main_table(table: Table, rows: Sequence[Row], servers: list[str]) -> list[str]:
     lines = ["| row | unit | " + " | ".join(servers) + " | goal | |", "|---|---|" + "---:|" * len(servers) + "---|---|"]
-    for row in ROWS:
+    for row in rows:
         if not any((row.id, server) in table for server in servers):
             continue
         cells = [_cell(table, row, server) for server in servers]

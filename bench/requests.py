@@ -10,40 +10,43 @@ from bench.content import ACCEPT, SmallImage, digest_of, small_image
 from bench.filesystem import BenchError
 from bench.prepare import REPOSITORY, SEED, check_tags, push_small, put_manifest, repository_name, tag_name
 from bench.sampling import Session
-from bench.wire import Connection
+from bench.wire import gets
 
 TAGS = 20_000
 REPOSITORIES = 2_000
 MANY_REPOSITORIES = 50_000
 PAGE = 100
 MORE_TAGS = 40
+ONE = f"/v2/{SEED}/manifests/one"
+"""The tag of the one small image."""
 
 
 def manifest(session: Session) -> None:
-    _seed(session)
-    session.requests_per_second([f"/v2/{SEED}/manifests/one"], ACCEPT)
+    seed(session)
+    session.requests_per_second(gets([ONE], ACCEPT))
 
 
 def manifest_many(session: Session) -> None:
     """A hundred tags in turn, spread over all of them."""
     check_tags(session.running, TAGS)
     names = [tag_name(number) for number in range(0, TAGS, TAGS // 100)]
-    session.requests_per_second([f"/v2/{REPOSITORY}/manifests/{name}" for name in names], ACCEPT)
+    session.requests_per_second(gets((f"/v2/{REPOSITORY}/manifests/{name}" for name in names), ACCEPT))
 
 
 def manifest_each(session: Session) -> None:
     """Each of the tags in turn: no answer is asked for again before all the others were."""
     check_tags(session.running, TAGS)
-    session.requests_per_second([f"/v2/{REPOSITORY}/manifests/{tag_name(number)}" for number in range(TAGS)], ACCEPT)
+    targets = (f"/v2/{REPOSITORY}/manifests/{tag_name(number)}" for number in range(TAGS))
+    session.requests_per_second(gets(targets, ACCEPT))
 
 
 def blob(session: Session) -> None:
-    image = _seed(session)
-    session.requests_per_second([f"/v2/{SEED}/blobs/{digest_of(image.config)}"])
+    image = seed(session)
+    session.requests_per_second(gets([f"/v2/{SEED}/blobs/{digest_of(image.config)}"]))
 
 
 def tag_one(session: Session) -> None:
-    _seed(session)
+    seed(session)
     _more_tags(session, SEED)
 
 
@@ -72,10 +75,10 @@ def catalogue_many_last(session: Session) -> None:
     _page(session, f"/v2/_catalog?n={PAGE}&last={repository_name(MANY_REPOSITORIES // 2)}", "repositories")
 
 
-def _seed(session: Session) -> SmallImage:
-    """One small image under one tag."""
+def seed(session: Session, authorization: str = "") -> SmallImage:
+    """One small image under one tag, `ONE`."""
     image = small_image()
-    with Connection(session.port) as connection:
+    with session.connect(authorization) as connection:
         push_small(connection, SEED, "one", image)
     return image
 
@@ -87,7 +90,7 @@ def _more_tags(session: Session, repository: str) -> None:
     """
     image = small_image()
     turn = time.time_ns()
-    with Connection(session.port) as connection:
+    with session.connect() as connection:
         for number in range(5):
             put_manifest(connection, repository, f"warm-{turn}-{number}", image.manifest)
         with session.meter(MORE_TAGS) as sample:
@@ -101,9 +104,9 @@ def _more_tags(session: Session, repository: str) -> None:
 
 def _page(session: Session, target: str, key: str) -> None:
     """A page of a list; it must be full."""
-    with Connection(session.port) as connection:
+    with session.connect() as connection:
         response = connection.request("GET", target).expect(200, f"GET {target}")
     names = json.loads(response.body)[key]
     if len(names) != PAGE:
         raise BenchError(f"GET {target} gave {len(names)} names instead of {PAGE}")
-    session.requests_per_second([target])
+    session.requests_per_second(gets([target]))

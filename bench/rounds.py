@@ -42,7 +42,7 @@ def run_group(
             disk = tools.disk.renew()
         if group.needs == "docker":
             tools = dataclasses.replace(tools, docker=stack.enter_context(daemon(disk / "docker")))
-            docker_load(tools)
+            docker_load(tools, group.images)
         if group.prepare is not None:
             for server in taking_part:
                 tools.progress(f"{group.name}: preparing {server.name}")
@@ -62,7 +62,7 @@ def _take_turn(
 ) -> None:
     wanted = [row for row in group.rows if row in rows]
     try:
-        with running(server, root) as started:
+        with running(server, root, group.setup(tools.material)) as started:
             if group.prepare is not None:
                 _settle(started, tools)
             for row in wanted:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from bench.content import Source, Sources
 from bench.docker import Docker
 from bench.filesystem import BenchError, LoopFilesystem
 from bench.servers import Running
+from bench.setups import Material
+from bench.wire import Connection
 
 
 @dataclass(slots=True)
@@ -47,6 +50,8 @@ class Tools:
     disk: LoopFilesystem
     sources: Sources
     load: Path
+    bulk: Path
+    material: Material
     seconds: float
     crane: str | None
     zb: str | None
@@ -83,29 +88,54 @@ class Session:
         """Material for blobs of one size, in memory."""
         return self.tools.sources.of(size)
 
-    def load(
-        self, paths: Sequence[str], connections: int, seconds: float, rate: float = 0.0, accept: str = ""
-    ) -> dict[str, Any]:
-        """Run the load generator; its report. See ``load.c``.
+    def connect(self, authorization: str = "") -> Connection:
+        """As `bench.servers.Running.connect`."""
+        return self.running.connect(authorization)
 
-        Probes at a rate are an instrument, and so go before the clients that make the load.
+    @contextlib.contextmanager
+    def loading(
+        self,
+        requests: Sequence[bytes],
+        connections: int,
+        seconds: float,
+        rate: float = 0.0,
+        flags: Sequence[str] = (),
+        nice: int = 0,
+    ) -> Iterator[Callable[[], dict[str, Any]]]:
+        """Run the load generator beside the block, with ``flags`` beside those that the server's setup asks for (see ``load.c``).
+
+        Yields what waits for its report; BenchError.
         """
-        command = ["nice", "-n", "-20"] if rate else []
-        command += [str(self.tools.load), str(self.port), str(connections), f"{seconds:.3f}", f"{rate:.3f}"]
-        if accept:
-            command.append(f"Accept: {accept}")
-        text = "".join(f"{path}\n" for path in paths)
-        result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise BenchError(result.stderr.strip() or f"load ended with {result.returncode}")
-        report: dict[str, Any] = json.loads(result.stdout)
-        return report
+        command = [
+            "nice",
+            "-n",
+            str(nice),
+            str(self.tools.load),
+            *flags,
+            *(["-t"] if self.running.setup.context() else []),
+        ]
+        command += [str(self.port), str(connections), f"{seconds:.3f}", f"{rate:.3f}"]
+        with tempfile.TemporaryFile() as file:
+            file.write(b"".join(request + b"\0" for request in requests))
+            file.seek(0)
+            with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                try:
+                    yield lambda: report_of(process)
+                finally:
+                    process.kill()
 
-    def requests_per_second(self, paths: Sequence[str], accept: str = "") -> None:
+    def load(
+        self, requests: Sequence[bytes], connections: int, seconds: float, rate: float = 0.0, flags: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Run the load generator; its report. Probes at a rate are an instrument, and so go before the clients that make the load."""
+        with self.loading(requests, connections, seconds, rate, flags, nice=-20 if rate else 0) as report:
+            return report()
+
+    def requests_per_second(self, requests: Sequence[bytes], flags: Sequence[str] = ()) -> None:
         """The common row of small requests: 16 connections in a closed loop, after a warm-up."""
-        self.load(paths, 16, min(1.0, self.tools.seconds), accept=accept)
+        self.load(requests, 16, min(1.0, self.tools.seconds), flags=flags)
         with self.meter() as sample:
-            report = self.load(paths, 16, self.tools.seconds, accept=accept)
+            report = self.load(requests, 16, self.tools.seconds, flags=flags)
             sample.value = report["requests"] / report["seconds"]
             sample.work = report["requests"]
             sample.detail = report
@@ -116,19 +146,30 @@ def _client_seconds() -> float:
     return used.user + used.system + used.children_user + used.children_system
 
 
-def compile_load() -> Path:
-    """The load generator, compiled into the user's cache folder once per version of its source."""
-    source = Path(__file__).with_name("load.c")
-    name = "load-" + hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+def report_of(process: subprocess.Popen[bytes], input: bytes | None = None) -> dict[str, Any]:
+    """What a client in C prints when it is done."""
+    output, errors = process.communicate(input)
+    if process.returncode != 0:
+        raise BenchError(errors.decode(errors="replace").strip() or f"the client ended with {process.returncode}")
+    report: dict[str, Any] = json.loads(output)
+    return report
+
+
+def compile_client(name: str) -> Path:
+    """``load`` or ``bulk``, compiled into the user's cache folder once per version of its source."""
+    source = Path(__file__).with_name(f"{name}.c")
+    state = hashlib.sha256(source.read_bytes() + source.with_name("dial.h").read_bytes())
+    name = f"{name}-{state.hexdigest()[:16]}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portside" / "bench"
     program = cache / name
     if not program.exists():
         cache.mkdir(parents=True, exist_ok=True)
         fresh = cache / f"{name}.{os.getpid()}"
         try:
-            subprocess.run(["gcc", "-O2", "-Wall", "-o", str(fresh), str(source)], check=True, capture_output=True)
+            command = ["gcc", "-O2", "-Wall", "-o", str(fresh), str(source), "-lssl", "-lcrypto"]
+            subprocess.run(command, check=True, capture_output=True)
         except FileNotFoundError as error:
-            raise BenchError("gcc is missing: apt-get install gcc libc6-dev") from error
+            raise BenchError("gcc is missing: apt-get install gcc libc6-dev libssl-dev") from error
         except subprocess.CalledProcessError as error:
             raise BenchError(
                 f"{source.name} does not compile: {error.stderr.decode(errors='replace')[-500:]}"

@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.filesystem import BenchError
 from bench.processes import ProcessTree
+from bench.setups import PLAIN, Setup
 from bench.wire import Connection, WireError
 
 PORTSIDE = "portside"
@@ -50,28 +51,36 @@ class Server:
         digest = hashlib.sha256(Path(self.program[0]).read_bytes()).hexdigest()
         return commit or f"binary with sha256 {digest[:12]}"
 
-    def command(self, root: Path, port: int) -> list[str]:
+    def command(self, root: Path, port: int, setup: Setup) -> list[str]:
         """The command line; writes the configuration beside ``root`` where the server wants a file."""
         if self.kind == PORTSIDE:
-            return [*self.program, "serve", "--root", str(root), "--listen", f"127.0.0.1:{port}"]
+            command = [*self.program, "serve", "--root", str(root), "--listen", f"127.0.0.1:{port}"]
+            return command + setup.portside(root)
         if self.kind == DISTRIBUTION:
-            path = root.with_suffix(".yml")
-            path.write_text(_distribution_configuration(root, port))
+            document = _distribution_configuration(root, port)
+            setup.distribution(document)
         else:
-            path = root.with_suffix(".json")
-            path.write_text(json.dumps(_zot_configuration(root, port, self.name != ZOT_NO_SYNC)))
+            document = _zot_configuration(root, port, self.name != ZOT_NO_SYNC)
+            setup.zot(document)
+        path = root.with_suffix(".json")
+        path.write_text(json.dumps(document))  # which is YAML, too
         return [*self.program, "serve", str(path)]
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers on ``port``. ``start_seconds``: from exec until ``GET /v2/`` was answered with 200."""
+    """A server that answers on ``port``. ``start_seconds``: from exec until ``GET /v2/`` was answered as it should be."""
 
     server: Server
     root: Path
     port: int
     tree: ProcessTree
     start_seconds: float
+    setup: Setup
+
+    def connect(self, authorization: str = "") -> Connection:
+        """A connection for what is done before the clock starts and for large transfers without TLS."""
+        return Connection(self.port, self.setup.context(), authorization)
 
 
 def portside() -> Server:
@@ -79,11 +88,11 @@ def portside() -> Server:
 
 
 @contextlib.contextmanager
-def running(server: Server, root: Path) -> Iterator[Running]:
+def running(server: Server, root: Path, setup: Setup = PLAIN) -> Iterator[Running]:
     """Start a server on a root, and end it in any case."""
     root.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    command = server.command(root, port)
+    command = server.command(root, port, setup)
     log = root.with_suffix(".err")
     began = time.monotonic()
     with log.open("wb") as errors:
@@ -93,8 +102,8 @@ def running(server: Server, root: Path) -> Iterator[Running]:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, cwd=CHECKOUT
         )
     try:
-        _wait_until_ready(server, process, port, log)
-        yield Running(server, root, port, ProcessTree(process.pid), time.monotonic() - began)
+        _wait_until_ready(server, process, port, log, setup)
+        yield Running(server, root, port, ProcessTree(process.pid), time.monotonic() - began, setup)
     finally:
         _end(process)
 
@@ -106,17 +115,17 @@ def free_port() -> int:
         return port
 
 
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], port: int, log: Path, setup: Setup) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             said = log.read_text(errors="replace")[-500:] or _first_words(process.args)
             raise BenchError(f"{server.name} ended at its start with status {process.returncode}: {said}")
-        with contextlib.suppress(OSError, WireError), Connection(port) as connection:
-            if connection.request("GET", "/v2/").status == 200:
+        with contextlib.suppress(OSError, WireError), Connection(port, setup.context()) as connection:
+            if connection.request("GET", "/v2/").status == setup.ready:
                 return
         time.sleep(0.005)
-    raise BenchError(f"{server.name} did not answer GET /v2/ within 60 s")
+    raise BenchError(f"{server.name} did not answer GET /v2/ with {setup.ready} within 60 s")
 
 
 def _first_words(command: Any) -> str:
@@ -137,18 +146,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _distribution_configuration(root: Path, port: int) -> str:
-    return f"""version: 0.1
-log: {{level: info, accesslog: {{disabled: false}}}}
-storage:
-  filesystem: {{rootdirectory: {root}}}
-  delete: {{enabled: true}}
-  maintenance: {{uploadpurging: {{enabled: false}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
+def _distribution_configuration(root: Path, port: int) -> dict[str, Any]:
+    return {
+        "version": "0.1",
+        "log": {"level": "info", "accesslog": {"disabled": False}},
+        "storage": {
+            "filesystem": {"rootdirectory": str(root)},
+            "delete": {"enabled": True},
+            "maintenance": {"uploadpurging": {"enabled": False}},
+        },
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
 
 
-def _zot_configuration(root: Path, port: int, is_durable: bool) -> dict[str, object]:
+def _zot_configuration(root: Path, port: int, is_durable: bool) -> dict[str, Any]:
     return {
         "distSpecVersion": "1.1.1",
         "storage": {"rootDirectory": str(root), "gc": False, "dedupe": True, "commit": is_durable},

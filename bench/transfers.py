@@ -13,7 +13,7 @@ from bench.content import ACCEPT, MIB, Blob, Source, small_image
 from bench.filesystem import GIB, BenchError, forget
 from bench.prepare import push_small
 from bench.sampling import Session
-from bench.wire import Connection
+from bench.wire import Connection, gets
 
 REPOSITORY = "bench/large"
 SMALL = f"/v2/{REPOSITORY}/manifests/small"
@@ -30,7 +30,7 @@ CUT_AFTER = 256 * MIB
 
 
 def get(session: Session) -> None:
-    with Connection(session.port) as connection:
+    with session.connect() as connection:
         target = _push(connection, session.source(GIB))
         connection.discard(target)
         with session.meter(3.0):
@@ -55,7 +55,7 @@ def four(session: Session) -> None:
     source = session.source(256 * MIB)
 
     def push(index: int, blob: Blob) -> None:
-        with Connection(session.port) as connection:
+        with session.connect() as connection:
             connection.put_blob(f"bench/large{index}", blob)
 
     push(0, source.blob())
@@ -65,12 +65,12 @@ def four(session: Session) -> None:
 
 
 def fair_down(session: Session) -> None:
-    with Connection(session.port) as connection:
+    with session.connect() as connection:
         target = _push(connection, session.source(GIB))
         connection.discard(target)
 
     def download() -> None:
-        with Connection(session.port) as connection:
+        with session.connect() as connection:
             connection.discard(target)
 
     _beside(session, download)
@@ -80,7 +80,7 @@ def fair_up(session: Session) -> None:
     source = session.source(GIB)
 
     def upload() -> None:
-        with Connection(session.port) as connection:
+        with session.connect() as connection:
             connection.put_blob(REPOSITORY, source.blob())
         forget(session.running.root)
 
@@ -90,17 +90,17 @@ def fair_up(session: Session) -> None:
 def hundred(session: Session) -> None:
     """Fifty downloads of 1 GiB beside fifty uploads that announce 1 GiB; the value is the peak of memory."""
     source = session.source(GIB)
-    with Connection(session.port) as connection:
+    with session.connect() as connection:
         target = _push(connection, source)
     ready = threading.Barrier(2 * HUNDRED)
 
     def download() -> None:
-        with Connection(session.port) as connection:
+        with session.connect() as connection:
             ready.wait()
             connection.discard(target)
 
     def upload(blob: Blob) -> None:
-        with Connection(session.port) as connection:
+        with session.connect() as connection:
             ready.wait()
             connection.begin_upload_of(REPOSITORY, blob, CUT_AFTER)
 
@@ -123,7 +123,7 @@ def _push(connection: Connection, source: Source) -> str:
 
 def _upload(session: Session, push: Callable[[Connection, Blob], None]) -> None:
     """Warm with a small blob, then time one of 1 GiB, from the POST to the 201."""
-    with Connection(session.port) as connection:
+    with session.connect() as connection:
         push(connection, session.source(WARM).blob())
         blob = session.source(GIB).blob()
         with session.meter(1.0):
@@ -132,15 +132,14 @@ def _upload(session: Session, push: Callable[[Connection, Blob], None]) -> None:
 
 def _beside(session: Session, work: Callable[[], None]) -> None:
     """Manifest GETs at a fixed rate while four threads repeat ``work``; the value is their p99 in ms."""
-    with Connection(session.port) as connection:
+    with session.connect() as connection:
         push_small(connection, REPOSITORY, "small", small_image())
-    session.load([SMALL], PROBE_CONNECTIONS, 1.0, PROBES_PER_SECOND, ACCEPT)
+    probes = gets([SMALL], ACCEPT)
+    session.load(probes, PROBE_CONNECTIONS, 1.0, PROBES_PER_SECOND)
     with session.meter() as sample:
         with _repeating(work) as finished:
             time.sleep(1.0)  # until all four are in full flight; the clock of the probes starts after it
-            report = session.load(
-                [SMALL], PROBE_CONNECTIONS, max(8.0, session.tools.seconds), PROBES_PER_SECOND, ACCEPT
-            )
+            report = session.load(probes, PROBE_CONNECTIONS, max(8.0, session.tools.seconds), PROBES_PER_SECOND)
         sample.value = report["p99_us"] / 1000
         sample.work = report["requests"]
         sample.detail = report | {"transfers": len(finished)}

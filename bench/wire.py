@@ -10,7 +10,9 @@ import contextlib
 import mmap
 import os
 import socket
+import ssl
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -55,17 +57,38 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     return int(parts[1]), headers
 
 
-class Connection:
-    """One keep-alive connection to the server on a port of 127.0.0.1; blocking."""
+def message(method: str, target: str, host: str, fields: Mapping[str, str], body: bytes = b"") -> bytes:
+    """A whole request."""
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
 
-    def __init__(self, port: int) -> None:
+
+def gets(targets: Iterable[str], accept: str = "", authorization: str = "") -> list[bytes]:
+    """GETs for the load generator."""
+    fields = {"Accept": accept, "Authorization": authorization}
+    chosen = {name: value for name, value in fields.items() if value}
+    return [message("GET", target, "127.0.0.1", chosen) for target in targets]
+
+
+class Connection:
+    """One keep-alive connection to the server on a port of 127.0.0.1; blocking.
+
+    Over TLS, with a ``context``, it is for small requests only: large bodies take ways that pass the encryption by.
+    ``authorization`` is sent with every request.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext | None = None, authorization: str = "") -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
         self._socket.settimeout(None)
         limit = struct.pack("ll", TIMEOUT, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None:
+            self._socket = context.wrap_socket(self._socket, server_hostname="127.0.0.1")
         self._port = port
+        self._own = {"Authorization": authorization} if authorization else {}
         self._rest = b""
 
     def __enter__(self) -> Connection:
@@ -185,9 +208,7 @@ class Connection:
             count -= sent
 
     def _head(self, method: str, target: str, fields: dict[str, str]) -> bytes:
-        lines = [f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{self._port}"]
-        lines += [f"{name}: {value}" for name, value in fields.items()]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        return message(method, target, f"127.0.0.1:{self._port}", self._own | fields)
 
     def _target(self, response: Response) -> str:
         location = response.headers.get("location", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -19,7 +18,6 @@ from bench.clients import zb_result
 from bench.content import Source, digest_of, empty_index, small_image
 from bench.filesystem import BenchError
 from bench.processes import ProcessTree, cpu_ticks, kilobytes
-from bench.sampling import compile_load
 from bench.wire import Connection, WireError, closing, parse_head
 
 ZB = """Registry URL:      http://127.0.0.1:1
@@ -176,53 +174,6 @@ def test_rows_are_chosen_by_row_and_by_group() -> None:
     assert "zb-get-catalog" not in chosen["zb"]
     with pytest.raises(BenchError, match="no row or group is called 'gte'"):
         choose("get,gte")
-
-
-@pytest.mark.parametrize("rate", ["0", "400"])
-def test_the_load_generator_counts_what_a_server_answered(rate: str) -> None:
-    """Against a server of its own with a Content-Length and a chunked answer in turn."""
-    answers = {
-        b"/a": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
-        b"/b": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-    }
-    counts = {b"/a": 0, b"/b": 0}
-    program = str(compile_load())
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(30)
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection:
-            while request := connection.recv(65536):
-                path = request.split(b" ")[1]
-                assert b"\r\nAccept: x\r\n" in request
-                counts[path] += 1
-                connection.sendall(answers[path][:30])
-                connection.sendall(answers[path][30:])
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    command = [program, str(listener.getsockname()[1]), "1", "0.3", rate, "Accept: x"]
-    result = subprocess.run(command, input=b"/a\n/b\n", capture_output=True, check=False, timeout=30)
-    thread.join()
-    listener.close()
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert report["requests"] == sum(counts.values()) > 10
-    assert abs(counts[b"/a"] - counts[b"/b"]) <= 1
-    assert 0 < report["p50_us"] <= report["p99_us"] <= report["max_us"]
-    if rate != "0":
-        assert report["requests"] == 120
-
-
-def test_the_load_generator_refuses_an_answer_that_is_no_success() -> None:
-    program = str(compile_load())
-    with answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as (port, _):
-        command = [program, str(port), "1", "0.2", "0"]
-        result = subprocess.run(command, input=b"/a\n", capture_output=True, check=False, timeout=30)
-    assert result.returncode == 1
-    assert b"the answer is not a 200: HTTP/1.1 404" in result.stderr
 
 
 def test_the_list_of_rows_needs_no_root() -> None:

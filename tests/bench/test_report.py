@@ -9,11 +9,14 @@ import pytest
 from bench.goals import (
     BY_ID,
     ROWS,
+    AtLeast,
     AtMost,
     CpuAtMost,
     Figures,
     Flat,
     Goal,
+    P99AtMost,
+    PartOf,
     Row,
     TimeAtMost,
     TimesBetter,
@@ -48,6 +51,9 @@ def sample(row: str, server: str, value: float | None, **more: Any) -> dict[str,
         (TimesBetter(1.0), 2.0, None, None, Verdict(None, "not measured")),
         (AtMost(4.0), 4.0, None, None, Verdict(True, "4")),
         (AtMost(4.0), 4.1, None, None, Verdict(False, "4.1")),
+        (AtLeast(3000.0), 3000.0, None, None, Verdict(True, "3,000")),
+        (AtLeast(3000.0), 2999.0, None, None, Verdict(False, "2,999")),
+        (AtLeast(3000.0), None, 9.0, 9.0, Verdict(None, "not measured")),
     ],
 )
 def test_goals_of_a_rate(
@@ -86,6 +92,25 @@ def test_cpu_is_compared_with_the_thriftier_peer() -> None:
 def test_flat_compares_ours_with_ours(large: float, is_met: bool) -> None:
     table = {("rate", PORTSIDE): figures(large), ("small", PORTSIDE): figures(100.0), ("small", ZOT): figures(1.0)}
     assert Flat("small").judge(RATE, table).is_met is is_met
+
+
+@pytest.mark.parametrize(("ours", "is_met"), [(65.0, True), (64.0, False)])
+def test_a_part_of_another_row(ours: float, is_met: bool) -> None:
+    table = {("rate", PORTSIDE): figures(ours), ("open", PORTSIDE): figures(100.0), ("open", ZOT): figures(1.0)}
+    goal = PartOf("open", 0.65)
+    assert goal.judge(RATE, table) == Verdict(is_met, f"{ours / 100:.2f}x")
+    assert goal.text == "≥ 0.65x of open"
+    assert goal.judge(RATE, {("rate", PORTSIDE): figures(ours)}).is_met is None
+
+
+def test_latencies_are_judged_by_their_median() -> None:
+    samples = [sample("token-get", PORTSIDE, 3000.0, detail={"p99_us": p99}) for p99 in (9000, 20_000, 50_000)]
+    table = table_of(samples)
+    row, goal = BY_ID["token-get"], P99AtMost(20.0)
+    assert goal in row.goals
+    assert goal.judge(row, table) == Verdict(True, "p99 20 ms")
+    assert P99AtMost(19.9).judge(row, table).is_met is False
+    assert goal.judge(row, table_of([sample("token-get", PORTSIDE, 3000.0)])).is_met is None
 
 
 def test_medians_leave_failures_out_and_divide_cpu_by_work() -> None:
@@ -135,6 +160,17 @@ def test_a_page_says_what_is_met_what_is_not_and_what_failed() -> None:
     assert "- tags on zot, 1 times: `the server closed the connection`" in page
 
 
+def test_accounts_and_tls_have_a_section_of_their_own() -> None:
+    plain, secure = sample("manifest", PORTSIDE, 60_000.0), sample("manifest-token", PORTSIDE, 30_000.0)
+    page = report(run_of(plain, secure, sample("manifest-token", ZOT, 10_000.0)))
+    results, accounts = page.index("## Results"), page.index("## Accounts and TLS")
+    title = "| manifest GET by tag with a token, 16 connections | requests/s | 30,000 | 10,000 |"
+    assert results < page.index("| manifest GET by tag, 16 connections |") < accounts < page.index(title)
+    assert "≥ 2x zot<br>≥ 4x distribution<br>≥ 0.65x of manifest | 3.00x: met<br>0.50x: **not met** |" in page
+    assert "## Accounts and TLS" not in report(run_of(plain))
+    assert "## Results" not in report(run_of(secure))
+
+
 def test_a_row_of_a_later_run_takes_the_place_of_all_that_was_known_of_it() -> None:
     first = run_of(
         sample("get", PORTSIDE, 6.0), sample("get", ZOT, 5.0), sample("put", PORTSIDE, 1.0), sample("put", ZOT, 0.5)
@@ -147,7 +183,8 @@ def test_a_row_of_a_later_run_takes_the_place_of_all_that_was_known_of_it() -> N
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(31730.4, "31,730"), (100.0, "100"), (2.118, "2.12"), (0.0352, "0.0352"), (0.00004, "0.00004")]
+    ("value", "text"),
+    [(31730.4, "31,730"), (100.0, "100"), (2.118, "2.12"), (0.0352, "0.0352"), (0.00004, "0.00004"), (-3.25, "-3.25")],
 )
 def test_numbers_are_read_without_exponents(value: float, text: str) -> None:
     assert number(value) == text

@@ -81,9 +81,8 @@ class PodmanProgram:
         self("logout", self._credentials, self._hub.address)
 
     def push(self, name: str) -> None:
-        self("pull", "-q", f"oci:{self._layout}:small")
-        (image,) = set(self("images", "-q", "--no-trunc").split())
-        self("push", self._credentials, image.removeprefix("sha256:"), f"docker://{self._hub.address}/{name}")
+        image = self("pull", "-q", f"oci:{self._layout}:small").strip()
+        self("push", self._credentials, image, f"docker://{self._hub.address}/{name}")
 
     def pull(self, name: str) -> None:
         self("rmi", "--all", "--force")
@@ -268,7 +267,7 @@ def test_log_in_push_pull_log_out(client: Client) -> None:
     name = f"{client.name}/{client.name}:1.0.0"
     client.program.login(client.name, PASSWORD)
     client.program.push(name)
-    assert not wire.is_gone(client.hub.witness, *name.split(":"))
+    assert wire.digest_of(client.hub.witness, *name.split(":"))
     client.program.pull(name)
     client.program.pull(f"shared/{client.name}:1.0.0")
     client.program.logout()
@@ -296,7 +295,8 @@ def test_a_push_that_is_not_allowed(client: Client) -> None:
     with pytest.raises(ServerError, match=refused):
         client.program.push(f"shared/{client.name}:2.0.0")
     client.program.logout()
-    assert client.name == "cosign" or wire.is_gone(client.hub.witness, f"shared/{client.name}", "2.0.0")
+    if client.name != "cosign":  # before which somebody else has put the image there
+        assert wire.is_gone(client.hub.witness, f"shared/{client.name}", "2.0.0")
 
 
 def test_what_may_not_be_seen_is_as_what_is_not_there(client: Client) -> None:
