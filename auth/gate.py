@@ -244,22 +244,22 @@ class Gate:
             or (account.expires_at or now + 1) <= now
         ):
             raise NotIdentified("the token's account was cut off or changed since it was issued: log in again")
-        credential = self._credential(account, token.credential) if token.credential is not None else None
-        found = self._account(account, credential, 0)
+        credential = self._credential(account, token.credential, now) if token.credential is not None else None
+        found = self._account(account, credential, token.expires_at - now)
         return Identity(
             account.name,
             found.is_admin,
             rights=found.rights,
             claims=claims,
             can_list=can_list,
-            expires_at=min(token.expires_at, account.expires_at or token.expires_at),
+            expires_at=found.expires_at,
         )
 
-    def _credential(self, account: Account, credential_id: int) -> Credential:
+    def _credential(self, account: Account, credential_id: int, now: float) -> Credential:
         for credential in self._people.list_credentials(account.name):
-            if credential.id == credential_id:
+            if credential.id == credential_id and (credential.expires_at or now + 1) > now:
                 return credential
-        raise NotIdentified("the credential that the token was issued for was revoked: log in again")
+        raise NotIdentified("the credential that the token was issued for was revoked or has expired: log in again")
 
 
 def parse_basic(value: bytes) -> tuple[str, str]:

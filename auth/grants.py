@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from auth.desk import Desk, Invalid, NotFound, sentences
@@ -46,18 +46,21 @@ class Grants:
     def grant(self, who: str, pattern: str, actions: str, effect: Effect = Effect.ALLOW) -> Rule:
         """Add actions to a rule; the rule as it is then. Invalid, NotFound."""
         wanted = self._parse(who, pattern, actions)
-        return self._put(who, pattern, effect, {*self._actions(who, pattern, effect), *wanted})
+        return self._change(who, pattern, effect, lambda there: {*there, *wanted})
 
     def revoke(self, who: str, pattern: str, actions: str, effect: Effect = Effect.ALLOW) -> Rule:
         """Take actions away from a rule; the rule as it is then, gone where it has none. Invalid, NotFound: there is no such rule."""
         unwanted = self._parse(who, pattern, actions)
-        there = self._actions(who, pattern, effect)
-        if not there:
-            raise NotFound(
-                f"there is no rule that {'denies' if effect is Effect.DENY else 'allows'} {who} anything on {pattern}: "
-                "`portside rules` lists what there is, `portside access WHO REPO` says which one counts"
-            )
-        return self._put(who, pattern, effect, {*there} - {*unwanted})
+
+        def without(there: Sequence[str]) -> set[str]:
+            if not there:
+                raise NotFound(
+                    f"there is no rule that {'denies' if effect is Effect.DENY else 'allows'} {who} anything on {pattern}: "
+                    "`portside rules` lists what there is, `portside access WHO REPO` says which one counts"
+                )
+            return {*there} - {*unwanted}
+
+        return self._change(who, pattern, effect, without)
 
     def list(self) -> Sequence[Rule]:
         """All of them, by subject and pattern."""
@@ -111,8 +114,14 @@ class Grants:
                 return rule.actions
         return ()
 
-    def _put(self, who: str, pattern: str, effect: Effect, wanted: Collection[str]) -> Rule:
-        rule = Rule(who, pattern, effect, tuple(action for action in ACTIONS if action in wanted))
-        with sentences():
-            self._people.put_rule(rule, self._desk.by)
-        return rule
+    def _change(
+        self, who: str, pattern: str, effect: Effect, change: Callable[[Sequence[str]], Collection[str]]
+    ) -> Rule:
+        """Make another rule of the one that is there, again where somebody else was faster."""
+        while True:
+            there = self._actions(who, pattern, effect)
+            wanted = change(there)
+            rule = Rule(who, pattern, effect, tuple(action for action in ACTIONS if action in wanted))
+            with sentences():
+                if self._people.put_rule(rule, self._desk.by, before=there):
+                    return rule

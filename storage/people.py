@@ -187,8 +187,11 @@ class PeopleChanges(Protocol):
         its epoch starts above that of the one before."""
         ...
 
-    def put_rule(self, rule: Rule, by: Actor) -> None:
-        """Make the rule of (subject, pattern, effect) have exactly these actions, none: drop it. PeopleUnknown for the subject."""
+    def put_rule(self, rule: Rule, by: Actor, *, before: Sequence[str] | None = None) -> bool:
+        """Make the rule of (subject, pattern, effect) have exactly these actions, none: drop it. PeopleUnknown for the subject.
+
+        With ``before`` only where it has those now: who read the rule and makes another of it writes over nobody's change. Whether it was.
+        """
         ...
 
     def set_setting(self, name: str, value: str | None, by: Actor) -> None:

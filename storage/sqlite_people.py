@@ -218,16 +218,18 @@ class SQLitePeople(SQLiteAudit):
 
     # -- changes of rules and settings
 
-    def put_rule(self, rule: Rule, by: Actor) -> None:
+    def put_rule(self, rule: Rule, by: Actor, *, before: Sequence[str] | None = None) -> bool:
         """Row and record, none where it is so already."""
         with self._changes() as connection:
             _need_subject(connection, rule.subject)
             key, actions = (rule.subject, rule.pattern, rule.effect.value), ",".join(rule.actions)
             where = "WHERE subject = ? AND pattern = ? AND effect = ?"
             row = connection.execute(f"SELECT actions FROM rules {where}", key).fetchone()  # nosec B608
-            before = "" if row is None else row[0]
-            if actions == before:
-                return
+            there = "" if row is None else row[0]
+            if before is not None and there != ",".join(before):
+                return False
+            if actions == there:
+                return True
             if actions:
                 connection.execute(
                     "INSERT INTO rules (subject, pattern, effect, actions) VALUES (?, ?, ?, ?)"
@@ -236,8 +238,9 @@ class SQLitePeople(SQLiteAudit):
                 )
             else:
                 connection.execute(f"DELETE FROM rules {where}", key)  # nosec B608
-            words = f"{rule.effect.value} {rule.subject}: {actions or 'nothing'} (before: {before or 'nothing'})"
+            words = f"{rule.effect.value} {rule.subject}: {actions or 'nothing'} (before: {there or 'nothing'})"
             record_change(connection, "grant", by, f"grant {rule.pattern}", words)
+            return True
 
     def set_setting(self, name: str, value: str | None, by: Actor) -> None:
         """Row and record, none where it is so already."""

@@ -46,9 +46,11 @@ def rule(people: SQLitePeople, who: str, pattern: str, actions: str, effect: Eff
     people.put_rule(Rule(who, pattern, effect, parse_actions(actions) if actions else ()), BY)
 
 
-def token(people: SQLitePeople, account: str, *limits: str, purpose: Purpose = Purpose.PERSONAL) -> str:
-    """A new secret of an account."""
+def token(
+    people: SQLitePeople, account: str, *limits: str, purpose: Purpose = Purpose.PERSONAL, ends: float | None = None
+) -> str:
+    """A new secret of an account; ``ends`` in seconds of the Unix clock."""
     secret = new_secret(purpose)
-    credential = Credential(0, account, purpose, "test", time.time(), None, None, limits)
+    credential = Credential(0, account, purpose, "test", time.time(), ends, None, limits)
     people.add_credential(credential, secret_hash(secret), BY)
     return secret

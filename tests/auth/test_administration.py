@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -389,6 +389,29 @@ class Renewing(SQLitePeople):
         if then is not None:
             then()
         return added
+
+
+class Granting(SQLitePeople):
+    """Another administrator grants something right after this one has read the rule."""
+
+    then: Callable[[], object] | None = None
+
+    def put_rule(self, rule: Rule, by: Actor, *, before: Sequence[str] | None = None) -> bool:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return super().put_rule(rule, by, before=before)
+
+
+def test_two_who_change_a_rule_at_once_both_do(hub: Administration, people: SQLitePeople) -> None:
+    racing = Granting(people.database)
+    on = Administration(racing, lambda: pytest.fail("no keys"), ANN, lambda: NOW)
+    hub.rules.grant("ann", "team/*", "pull,delete")
+    racing.then = lambda: hub.rules.grant("ann", "team/*", "push")
+    assert on.rules.revoke("ann", "team/*", "delete").actions == ("pull", "push")
+    racing.then = lambda: hub.rules.revoke("ann", "team/*", "pull,push")
+    assert on.rules.grant("ann", "team/*", "delete").actions == ("delete",)
+    assert [rule.actions for rule in people.list_rules()] == [("delete",)]
 
 
 def test_two_who_renew_a_secret_at_once_leave_one(hub: Administration, people: SQLitePeople) -> None:

@@ -26,7 +26,7 @@ from tests.wire.client import Connection, head
 
 USERS = [f"user-{number}" for number in range(4)]
 DISABLED = [f"gone-{number}" for number in range(4)]
-TRIES = 16
+TRIES = 20
 WRONG = "not the password"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,7 +236,8 @@ def test_a_token_that_no_header_would_hold_is_refused(hub: Hub) -> None:
 def test_another_service_gets_no_token(hub: Hub) -> None:
     answer = hub.wire.request("GET", "/auth/token?service=other", {"authorization": basic("bob")})
     assert answer.status == 400
-    assert "'other' are not issued here" in answer.message
+    assert "not issued here, for 'portside' they are" in answer.message
+    assert "other" not in answer.message
 
 
 def test_wrong_credentials_are_refused_in_both_clients_forms(hub: Hub) -> None:
@@ -565,6 +567,17 @@ def test_a_revoked_credential_takes_its_tokens_with_it(hub: Hub, tom: str) -> No
     hub.people.remove_credential(tom, credential.id, BY)
     for header in (headers, {"authorization": basic(tom, secret)}, {"authorization": f"Bearer {secret}"}):
         assert hub.wire.request("GET", "/v2/cut/app/manifests/1", header).status == 401
+
+
+def test_an_access_token_ends_with_the_credential_that_it_was_issued_for(hub: Hub, tom: str) -> None:
+    ends = time.time() + 3.0
+    secret = token(hub.people, tom, ends=ends)
+    text = hub.get_token("repository:cut/app:pull", who=tom, password=secret).json["token"]
+    path, headers = "/v2/cut/app/manifests/1", {"authorization": f"Bearer {text}"}
+    assert hub.wire.request("GET", path, headers).status == 200
+    servers.wait_until(lambda: time.time() > ends, "the credential has expired")
+    for header in (headers, {"authorization": basic(tom, secret)}, {"authorization": f"Bearer {secret}"}):
+        assert hub.wire.request("GET", path, header).status == 401
 
 
 def test_when_a_credential_was_used_is_known(hub: Hub, tom: str) -> None:
