@@ -164,7 +164,8 @@ class TokenHandlers:
         given: str = "",
     ) -> Asked:
         service = services[0] if services and services[0] else self._service
-        if service not in self._audiences:  # it is not quoted: where a client makes up its query wrongly, secrets get there
+        if service not in self._audiences:
+            # Not quoted: where a client makes its query up wrongly, secrets get there.
             raise BadRequest(f"tokens for that service are not issued here, for {self._service!r} they are")
         try:
             parsed = parse_scopes(scopes)
