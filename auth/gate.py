@@ -30,6 +30,8 @@ PERSONAL_SETTING = "personal-namespaces"
 KEPT_BYTES_MAX = 8 * 1024 * 1024
 """Bytes of headers and, roughly, of identities that are kept."""
 IDENTITY_BYTES = 1024
+IDENTITIES_MAX = 4096
+"""Accounts, each with the credential that it used, whose identities are kept."""
 FETCHES_MAX = 64
 """Tokens of other issuers that wait until it is known whether there are new keys."""
 BASIC_SECONDS = 30.0
@@ -72,6 +74,7 @@ class Gate:
         self._has_foreign = has_foreign
         self._known: dict[bytes, Identity] = {}
         self._kept_bytes = 0
+        self._identities: dict[tuple[str, int | None], Identity] = {}
         self._nobody: Identity | None = None
         self._fetching = ThreadPoolExecutor(1, "foreign-keys")
         self._fetches: set[Future[Identity]] = set()
@@ -115,8 +118,16 @@ class Gate:
         return self._nobody
 
     def identity(self, login: Login) -> Identity:
-        """What an account may do, seen through the credential that it used."""
-        return self._account(login.account, login.credential, BASIC_SECONDS)
+        """What an account may do, seen through the credential that it used. On the event loop: what is found is kept."""
+        self._look()
+        key = (login.account.name, None if login.credential is None else login.credential.id)
+        known = self._identities.get(key)
+        if known is None or known.expires_at <= self._clock():
+            known = self._account(login.account, login.credential, BASIC_SECONDS)
+            if len(self._identities) >= IDENTITIES_MAX:
+                self._identities.clear()
+            self._identities[key] = known
+        return known
 
     def _account(self, account: Account, credential: Credential | None, seconds: float) -> Identity:
         groups = [f"group:{name}" for name in self._people.groups_of(account.name)]
@@ -138,6 +149,7 @@ class Gate:
             return
         self._known.clear()
         self._kept_bytes = 0
+        self._identities.clear()
         self._nobody = None
         self._is_open = not self._has_foreign and self._people.setting(ACCOUNTS_SETTING) is None
         self._generation = generation
@@ -171,7 +183,7 @@ class Gate:
                 return
             try:
                 login = verified.result()
-                identity = self.identity(login)
+                identity = self._account(login.account, login.credential, BASIC_SECONDS)  # in a thread: nothing is kept
                 on_login(identity, login.credential)
             except BaseException as error:
                 found.set_exception(error)

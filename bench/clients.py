@@ -21,7 +21,7 @@ REPOSITORY = "bench/image"
 SMALL = "1mb"
 LARGE = ("49mb", "1gib")
 """Of the sizes in `bench.content.LAYERS`: with which log-ins are looked at, and which all push and pull."""
-PULLS = 9
+PULLS = 25
 """Pulls of the small image with a log-in, and without."""
 ZB_CONNECTIONS = 10
 ZB_REQUESTS = 30

@@ -62,6 +62,14 @@ class Pumps:
         self.limiter = anyio.CapacityLimiter(limit)
         self.active = 0
         self._lock = threading.Lock()
+        self._lone_blocks: list[tuple[bytearray, memoryview]] = []
+
+    def lone_blocks(self) -> list[tuple[bytearray, memoryview]]:
+        """The buffers of the pump that is the only one: made once, so that many uploads one after the other do not scatter the heap."""
+        if not self._lone_blocks:
+            blocks = [bytearray(LONE_BLOCK) for _ in range(DEPTH)]
+            self._lone_blocks = [(block, memoryview(block)) for block in blocks]
+        return self._lone_blocks
 
     def enter(self) -> bool:
         """Count a pump in; whether it is the only one, and so may use a second core for its hash."""
@@ -228,9 +236,8 @@ class Body:
                     failures.append(error)
                 free.put((buffer, view))
 
-        for _ in range(DEPTH):
-            fresh = bytearray(LONE_BLOCK)
-            free.put((fresh, memoryview(fresh)))
+        for block in self._pumps.lone_blocks():
+            free.put(block)
         hasher = threading.Thread(target=hash_blocks, name="upload-hash", daemon=True)
         hasher.start()
         try:
