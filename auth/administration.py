@@ -11,9 +11,10 @@ from typing import Protocol
 
 from auth.accounts import GroupList, Users
 from auth.desk import Conflict, Desk, Invalid, People
-from auth.gate import ACCOUNTS_SETTING, PERSONAL_SETTING
+from auth.gate import ACCOUNTS_SETTING
 from auth.grants import Grants
 from auth.holders import PersonalTokens, Robots
+from auth.rights import PERSONAL_SETTING
 from auth.views import Key, NewUser, Settings
 from storage.people import Actor, AuditRecord, Kind
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from auth.identity import OPEN, Identity, claims_of
 from auth.policy import Rights
-from storage.people import EVERYONE, Account, Credential, Kind, PeopleFacts, Purpose
+from auth.rights import rights_of
+from storage.people import EVERYONE, Account, Credential, PeopleFacts, Purpose
 
 if TYPE_CHECKING:
     from auth.authenticator import Authenticator, Login
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 ACCOUNTS_SETTING = "accounts"
 """The setting that says, when it is there, that the hub has accounts."""
-PERSONAL_SETTING = "personal-namespaces"
-"""The setting that says, when it is there, that a user owns what is below their name."""
 KEPT_BYTES_MAX = 8 * 1024 * 1024
 """Bytes of headers and, roughly, of identities that are kept."""
 IDENTITY_BYTES = 1024
@@ -130,14 +129,7 @@ class Gate:
         return known
 
     def _account(self, account: Account, credential: Credential | None, seconds: float) -> Identity:
-        groups = [f"group:{name}" for name in self._people.groups_of(account.name)]
-        is_owner = account.kind is Kind.USER and self._people.setting(PERSONAL_SETTING) is not None
-        rights = Rights(
-            self._people.rules_of([account.name, *groups, EVERYONE]),
-            is_admin=account.is_admin,
-            owns=account.name if is_owner else "",
-            limits=credential.limits if credential is not None else (),
-        )
+        rights = rights_of(self._people, account, credential.limits if credential is not None else ())
         is_admin = account.is_admin and not (credential is not None and credential.limits)
         ends = [self._clock() + seconds, account.expires_at, credential.expires_at if credential is not None else None]
         return Identity(account.name, is_admin, rights=rights, expires_at=min(end for end in ends if end is not None))

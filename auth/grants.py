@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
 
 from auth.desk import Desk, Invalid, NotFound, sentences
-from auth.gate import PERSONAL_SETTING
 from auth.names import parse_name
 from auth.policy import ACTIONS, Reason, Rights, parse_actions, parse_pattern
+from auth.rights import GROUP, rights_of
 from auth.views import Explanation
 from oci.reference import is_repository_name
 from storage.people import EVERYONE, Account, Effect, Kind, PeopleUnknown, Purpose, Rule
-
-_GROUP = "group:"
-
-
-class RightsFacts(Protocol):
-    """What rights are made of."""
-
-    def groups_of(self, name: str) -> Sequence[str]: ...
-    def rules_of(self, subjects: Sequence[str]) -> Sequence[Rule]: ...
-    def setting(self, name: str) -> str | None: ...
-
-
-def rights_of(facts: RightsFacts, account: Account, limits: Iterable[str] = ()) -> Rights:
-    """What an account may do by the rules of its own, of its groups and of everyone. ``limits``: of the credential that it used."""
-    groups = [f"{_GROUP}{name}" for name in facts.groups_of(account.name)]
-    is_owner = account.kind is Kind.USER and facts.setting(PERSONAL_SETTING) is not None
-    return Rights(
-        facts.rules_of([account.name, *groups, EVERYONE]),
-        is_admin=account.is_admin,
-        owns=account.name if is_owner else "",
-        limits=limits,
-    )
 
 
 class Grants:
@@ -70,7 +47,7 @@ class Grants:
         """Why an account, or everyone who is not logged in, may or may not do what in a repository. Invalid, NotFound."""
         if not is_repository_name(repository):
             raise Invalid(f"{repository[:100]!r} is not the name of a repository, as team/app")
-        if who.startswith(_GROUP):
+        if who.startswith(GROUP):
             raise Invalid(
                 "access is a user's, a robot's or everyone's: `portside rules` lists what a group was granted"
             )
@@ -104,7 +81,7 @@ class Grants:
     def _parse(self, who: str, pattern: str, actions: str) -> tuple[str, ...]:
         with sentences():
             if who != EVERYONE:
-                parse_name(who.removeprefix(_GROUP))
+                parse_name(who.removeprefix(GROUP))
             parse_pattern(pattern)
             return parse_actions(actions)
 

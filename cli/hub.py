@@ -23,7 +23,6 @@ from storage.sqlite import SQLiteMetadata
 from storage.sqlite_people import SQLitePeople
 
 if TYPE_CHECKING:
-    from auth.foreign import ForeignIssuer
     from auth.keys import KeyRing
     from auth.tokens import TokenIssuer, TokenVerifier
     from registry.asgi import Application
@@ -125,16 +124,14 @@ def wire(
         return KeyRing(root / "auth" / "keys", TOKEN_SECONDS)
 
     @functools.cache
-    def foreign_issuers() -> Sequence[ForeignIssuer]:
-        from auth.foreign import ForeignIssuer
-
-        return () if foreign is None else (ForeignIssuer(foreign.issuer, service, foreign.jwks),)
-
-    @functools.cache
     def verifier() -> TokenVerifier:
         from auth.tokens import TokenVerifier
 
-        return TokenVerifier(keys(), service, service, foreign_issuers())
+        if foreign is None:
+            return TokenVerifier(keys(), service, service)
+        from auth.foreign import ForeignIssuer
+
+        return TokenVerifier(keys(), service, service, [ForeignIssuer(foreign.issuer, service, foreign.jwks)])
 
     @functools.cache
     def issuer() -> TokenIssuer:

@@ -11,12 +11,13 @@ from collections.abc import Awaitable
 from concurrent.futures import Future
 
 from auth.audit import Trail
+from auth.authenticator import WrongCredentials
 from auth.gate import Gate, NotIdentified
 from auth.identity import Identity, Verdict
 from auth.policy import DELETE, PULL, PUSH
 from oci.errors import ErrorCode
 from oci.reference import is_repository_name
-from registry.errors import RequestError
+from registry.errors import RequestError, too_busy
 from registry.messages import Request
 from registry.origin import Origin
 from registry.routes import Endpoint, Route
@@ -74,20 +75,14 @@ class Access:
 
     def refusal(self, error: Exception, request: Request) -> Exception:
         """What a failed identification is answered with; an error that is none of those is a fault of ours and stays itself."""
-        from auth.authenticator import WrongCredentials
-        from auth.passwords import CannotVerify, TooManyLogins
-        from auth.throttle import SlowDown
-
-        if isinstance(error, (SlowDown, TooManyLogins)):
-            seconds = max(1, round(error.retry_after))
-            self._trail.note("login", request.actor_or(""), "", False, str(error))
-            return RequestError(ErrorCode.TOOMANYREQUESTS, str(error), headers=[(b"retry-after", b"%d" % seconds)])
+        if (busy := too_busy(error)) is not None:
+            if busy.code is ErrorCode.TOOMANYREQUESTS:
+                self._trail.note("login", request.actor_or(""), "", False, str(error))
+            return busy
         if isinstance(error, (NotIdentified, WrongCredentials)):
             if isinstance(error, WrongCredentials):
                 self._trail.note("login", request.actor_or(error.name), f"user:{error.name}", False, str(error))
             return self._challenge(request, (), str(error), "invalid_token")
-        if isinstance(error, CannotVerify):
-            return RequestError(ErrorCode.UNAVAILABLE, f"nobody can log in by a password now: {error}")
         return error
 
     def check(self, identity: Identity, request: Request, route: Route) -> bool:

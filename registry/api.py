@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from auth.administration import NO_ACCOUNTS, Administration, KeyRing
 from auth.audit import Trail
+from auth.authenticator import WrongCredentials
 from auth.desk import AdministrationError, Conflict, Invalid, NotFound, People
 from auth.identity import Identity
 from oci.errors import ErrorCode
 from oci.strictjson import InvalidJSON, parse_object
-from registry.errors import RequestError, error_body, error_response, is_expected
+from registry.errors import RequestError, error_body, error_response, is_expected, too_busy
 from registry.messages import Request, Response, with_body, without_body
 from registry.openapi import describe
 from registry.operations import BASE, NONE, OPERATIONS, Operation, Who
@@ -151,21 +152,15 @@ class Handlers:
 
     async def _verify(self, password: str, request: Request) -> None:
         """Whether the password is the present one of who asks; RequestError."""
-        from auth.authenticator import WrongCredentials
-        from auth.passwords import TooManyLogins
-        from auth.throttle import SlowDown
-
         name = request.identity.name
         try:
             await asyncio.wrap_future(self._passwords.begin(name, password, request.address))
-        except (SlowDown, TooManyLogins) as error:
-            seconds = max(1, round(error.retry_after))
-            headers = [(b"retry-after", b"%d" % seconds)]
-            raise RequestError(ErrorCode.TOOMANYREQUESTS, str(error), headers=headers) from None
         except WrongCredentials:
             message = "the present password is wrong"
             self._trail.note("login", request.actor_or(name), f"user:{name}", False, message)
             raise RequestError(ErrorCode.DENIED, message) from None
+        except Exception as error:
+            raise (too_busy(error) or error) from None
 
 
 def _may(who: Who, identity: Identity, path: Mapping[str, str]) -> bool:

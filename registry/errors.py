@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from auth.passwords import CannotVerify, TooManyLogins
+from auth.throttle import SlowDown
 from oci.errors import ErrorCode
 from oci.manifest import InvalidManifest
 from registry.messages import BadRequest, Response, with_body
@@ -79,6 +82,16 @@ def is_expected(error: BaseException) -> bool:
     return isinstance(error, RequestError) or type(error) in CODES
 
 
+def too_busy(error: Exception) -> RequestError | None:
+    """The answer to a log-in that is not looked at now; None for every other error."""
+    if isinstance(error, (SlowDown, TooManyLogins)):
+        seconds = b"%d" % max(1, round(error.retry_after))
+        return RequestError(ErrorCode.TOOMANYREQUESTS, str(error), headers=[(b"retry-after", seconds)])
+    if isinstance(error, CannotVerify):
+        return RequestError(ErrorCode.UNAVAILABLE, f"nobody can log in by a password now: {error}")
+    return None
+
+
 def error_response(error: Exception, request_id: str) -> Response:
     """The response for an exception of a handler, with the request's id in its detail."""
     detail: dict[str, object] = {"request_id": request_id}
@@ -97,10 +110,16 @@ def error_response(error: Exception, request_id: str) -> Response:
 
 
 def error_body(
-    status: int, code: str, message: str, detail: dict[str, object], headers: Sequence[tuple[bytes, bytes]] = ()
+    status: int,
+    code: str,
+    message: str,
+    detail: Mapping[str, object],
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> Response:
-    """A response in the form that clients show: ``{"errors": [{code, message, detail}]}``."""
-    body = json.dumps({"errors": [{"code": code, "message": message, "detail": detail}]}, ensure_ascii=False)
+    """A response in the form that clients show: ``{"errors": [{code, message, detail}]}``. ``more`` stands beside the errors."""
+    errors = [{"code": code, "message": message, "detail": detail}]
+    body = json.dumps({**more, "errors": errors}, ensure_ascii=False)
     response = with_body(status, "application/json", body.encode("utf-8", "backslashreplace"), headers)
     response.message = message
     return response

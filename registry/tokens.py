@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
 
 from auth.audit import Trail
+from auth.authenticator import WrongCredentials
 from auth.gate import Gate, NotIdentified, parse_basic
 from auth.identity import CATALOG, Identity
 from auth.names import hide_secrets
@@ -23,7 +24,7 @@ from auth.policy import ACTIONS
 from auth.scope import InvalidScope, Scope, parse_scopes
 from oci.errors import ErrorCode
 from oci.reference import is_repository_name
-from registry.errors import RequestError, error_body
+from registry.errors import RequestError, error_body, too_busy
 from registry.messages import BadRequest, Request, Response, with_body
 from registry.threads import Disk
 from storage.people import Actor, Credential, PeopleUnknown, Purpose
@@ -212,7 +213,6 @@ class TokenHandlers:
         return self._token(self._gate.identity(login), login, asked)
 
     async def _with_new_refresh(self, request: Request, login: Login, asked: Asked, by: Actor) -> Response:
-        from auth.authenticator import WrongCredentials
         from auth.names import new_secret, secret_hash
 
         account, secret, now = login.account, new_secret(Purpose.REFRESH), time()
@@ -276,30 +276,19 @@ class TokenHandlers:
 
     def _refused(self, error: Exception, request: Request, name: str) -> Response:
         """A log-in that failed, in the form of both kinds of clients: OAuth's (RFC 6749 section 5.2) and Docker's."""
-        from auth.authenticator import WrongCredentials
-        from auth.passwords import CannotVerify, TooManyLogins
-        from auth.throttle import SlowDown
-
-        detail: dict[str, object] = {"request_id": request.id}
-        subject = f"user:{_plain(name)}" if name else "refresh token"
-        if isinstance(error, (SlowDown, TooManyLogins)):
-            code, headers = ErrorCode.TOOMANYREQUESTS, [(b"retry-after", b"%d" % max(1, round(error.retry_after)))]
-        elif isinstance(error, WrongCredentials):
-            code, headers = ErrorCode.UNAUTHORIZED, [(b"www-authenticate", b'Basic realm="portside"')]
-        elif isinstance(error, CannotVerify):
-            raise RequestError(ErrorCode.UNAVAILABLE, f"nobody can log in by a password now: {error}") from error
-        else:
+        refusal = too_busy(error)
+        if isinstance(error, WrongCredentials):
+            headers = [(b"www-authenticate", b'Basic realm="portside"')]
+            refusal = RequestError(ErrorCode.UNAUTHORIZED, str(error), headers=headers)
+        if refusal is None:
             raise error
+        if refusal.code is ErrorCode.UNAVAILABLE:
+            raise refusal from error
+        subject = f"user:{_plain(name)}" if name else "refresh token"
         self._trail.note("login", request.actor_or(_plain(name)), subject, False, str(error))
-        response = error_body(code.status, code.name, str(error), detail, headers)
         oauth = {"error": "invalid_grant", "error_description": str(error)}
-        assert isinstance(response.body, bytes)
-        body = json.dumps(oauth | json.loads(response.body)).encode("ascii")
-        response.body = body
-        response.headers = [
-            (key, b"%d" % len(body) if key == b"content-length" else value) for key, value in response.headers
-        ]
-        return response
+        code, detail = refusal.code, {"request_id": request.id}
+        return error_body(code.status, code.name, str(error), detail, refusal.headers, oauth)
 
 
 def _form(raw: bytes) -> dict[str, str]:

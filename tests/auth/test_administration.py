@@ -13,10 +13,11 @@ from argon2 import PasswordHasher
 from auth import passwords
 from auth.administration import NO_ACCOUNTS, Administration
 from auth.desk import AdministrationError, Conflict, Invalid, NotFound
-from auth.gate import ACCOUNTS_SETTING, PERSONAL_SETTING
+from auth.gate import ACCOUNTS_SETTING
 from auth.holders import TOKENS_MAX
 from auth.keys import KeyRing
 from auth.names import secret_hash
+from auth.rights import PERSONAL_SETTING
 from auth.views import Group
 from storage.people import Account, Actor, Credential, Effect, Kind, Purpose, Rule
 from storage.sqlite import SQLiteMetadata

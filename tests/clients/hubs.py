@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from auth.authority import Authority
-from auth.gate import PERSONAL_SETTING
+from auth.rights import PERSONAL_SETTING
 from tests import servers
 from tests.accounts import BY, PASSWORD, make, people_of, rule
 from tests.clients import wire
