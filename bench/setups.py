@@ -26,8 +26,9 @@ from auth.gate import ACCOUNTS_SETTING
 from auth.passwords import hash_password
 from auth.policy import parse_actions
 from storage.people import Actor, Effect, Kind, Rule
-from storage.sqlite import SQLiteMetadata
-from storage.sqlite_people import SQLitePeople
+from storage.sql_metadata import SQLMetadata
+from storage.sql_people import SQLPeople
+from storage.sqlite import SQLiteDatabase
 
 SERVICE = "portside"
 """Issuer and audience of every token."""
@@ -201,9 +202,9 @@ def add_people(root: Path, names: Iterable[str]) -> None:
     """Give a root accounts of one password, also while a server runs on it. The benchmark's own may read and write its repositories."""
     root.mkdir(parents=True, exist_ok=True)
     hashed = hash_password(PASSWORD)
-    metadata = SQLiteMetadata(root)
+    metadata = SQLMetadata(SQLiteDatabase(root))
     try:
-        people = SQLitePeople(metadata.database)
+        people = SQLPeople(metadata.database)
         for name in names:
             people.add_account(name, Kind.USER, _BY)
             people.set_password(name, hashed, _BY)

@@ -106,7 +106,8 @@ def open_target(root: Path, server: str | None, token_stdin: bool, ca: Path | No
 def open_root(root: Path, *, is_first: bool = False) -> Iterator[RootTarget]:
     """A root of this machine, whether servers run on it or not. ``is_first``: it need not be there yet. Failure."""
     from storage.errors import StorageError
-    from storage.sqlite import SQLiteMetadata
+    from storage.sql_metadata import SQLMetadata
+    from storage.sqlite import SQLiteDatabase
 
     if not is_first and not (root / "metadata.db").exists():
         raise Failure(
@@ -115,7 +116,7 @@ def open_root(root: Path, *, is_first: bool = False) -> Iterator[RootTarget]:
         )
     with contextlib.ExitStack() as opened:
         try:
-            metadata = SQLiteMetadata(root)
+            metadata = SQLMetadata(SQLiteDatabase(root))
         except (StorageError, OSError) as error:
             raise Failure(f"the root {root} cannot be used: {error}") from error
         opened.callback(metadata.close)
@@ -130,11 +131,11 @@ class RootTarget:
     def __init__(self, root: Path, metadata: Any, opened: contextlib.ExitStack) -> None:
         from auth.administration import Administration
         from storage.people import Actor
-        from storage.sqlite_people import SQLitePeople
+        from storage.sql_people import SQLPeople
 
         self._root = root
         self._opened = opened
-        self.administration = Administration(SQLitePeople(metadata.database), self._keys, Actor(LOCAL))
+        self.administration = Administration(SQLPeople(metadata.database), self._keys, Actor(LOCAL))
 
     def ask(self, operation: Operation[Question, Answer], question: Question) -> Answer:
         """Do it; Failure."""

@@ -19,8 +19,8 @@ from registry.origin import Network, Origin
 from registry.threads import Disk
 from registry.tokens import TokenHandlers
 from storage.filesystem import FilesystemBlobStore
-from storage.sqlite import SQLiteMetadata
-from storage.sqlite_people import SQLitePeople
+from storage.sql_metadata import SQLMetadata
+from storage.sql_people import SQLPeople
 
 if TYPE_CHECKING:
     from auth.keys import KeyRing
@@ -53,7 +53,7 @@ class Hub:
         self,
         registry: Registry,
         store: FilesystemBlobStore,
-        people: SQLitePeople,
+        people: SQLPeople,
         trail: Trail,
         audit_seconds: float,
         warm: Callable[[], object],
@@ -95,7 +95,7 @@ class Hub:
 
 def wire(
     root: Path,
-    metadata: SQLiteMetadata,
+    metadata: SQLMetadata,
     *,
     floor: int | None = None,
     scheme: str = "http",
@@ -111,7 +111,7 @@ def wire(
     from auth.passwords import PasswordPool
     from auth.throttle import Throttle
 
-    people = SQLitePeople(metadata.database)
+    people = SQLPeople(metadata.database)
     disk = Disk()
     trail = Trail(people)
     pool = PasswordPool()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from auth.certificates import AutoCertificate, CertificateFiles
     from auth.hosts import HostPort
     from cli.hub import Foreign
-    from storage.sqlite import SQLiteMetadata
+    from storage.sql_metadata import SQLMetadata
+    from storage.sqlite import SQLiteDatabase
 
 
 def serve(
@@ -100,24 +101,24 @@ def serve(
         metadata.close()
 
 
-def _open(root: Path) -> SQLiteMetadata:
+def _open(root: Path) -> SQLMetadata:
     """Make the root where it is not there, and migrate it; its errors are for the person at the terminal."""
     from registry.log import configure
     from storage.errors import StorageError
-    from storage.sqlite import SQLiteMetadata
+    from storage.sql_metadata import SQLMetadata
 
     configure(sys.stderr, sys.stderr.isatty())  # opening may have something to say already
     try:
-        return SQLiteMetadata(root)
+        return SQLMetadata(SQLiteDatabase(root))
     except (StorageError, OSError) as error:
         raise Failure(f"the root {root} cannot be used: {error}") from error
 
 
-def _has_accounts(metadata: SQLiteMetadata) -> bool:
+def _has_accounts(metadata: SQLMetadata) -> bool:
     from auth.gate import ACCOUNTS_SETTING
-    from storage.sqlite_people import SQLitePeople
+    from storage.sql_people import SQLPeople
 
-    return SQLitePeople(metadata.database).setting(ACCOUNTS_SETTING) is not None
+    return SQLPeople(metadata.database).setting(ACCOUNTS_SETTING) is not None
 
 
 def _certificate(

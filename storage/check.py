@@ -6,7 +6,6 @@ It runs beside live servers: what looks wrong is looked at once more before it i
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from pathlib import Path
 from oci.digest import Digest, InvalidDigest
 from storage.errors import BlobNotFound
 from storage.filesystem import FilesystemBlobStore, digest_file
-from storage.sqlite import SQLiteMetadata
+from storage.sql_metadata import SQLMetadata
+from storage.sqlite import SQLiteDatabase
 
 THREADS = 2
 AHEAD = 64
@@ -47,10 +47,11 @@ class Report:
 def check(root: Path, *, repair: bool = False, progress: Progress | None = None) -> Report:
     """Verify the store below ``root``. With ``repair``, damaged blobs are moved to ``quarantine/``, so that the next push heals them."""
     store = FilesystemBlobStore(root, floor=0)
-    metadata = SQLiteMetadata(root)
+    database = SQLiteDatabase(root)
+    metadata = SQLMetadata(database)
     report = Report()
     try:
-        _check_database(metadata, report)
+        _check_database(database, report)
         _check_bytes(store, metadata, report, repair, progress or (lambda blobs, size: None))
         _check_links(store, metadata, report)
         _check_manifests(metadata, report)
@@ -61,20 +62,15 @@ def check(root: Path, *, repair: bool = False, progress: Progress | None = None)
     return report
 
 
-def _check_database(metadata: SQLiteMetadata, report: Report) -> None:
-    connection = sqlite3.connect(f"file:{metadata.database.paths.metadata}?mode=ro", uri=True)
-    try:
-        for (line,) in connection.execute("PRAGMA quick_check(20)"):
-            if line != "ok":
-                report.problems.append(
-                    f"the database {metadata.database.paths.metadata} is damaged: {line}. Stop the servers and restore it from a backup."
-                )
-    finally:
-        connection.close()
+def _check_database(database: SQLiteDatabase, report: Report) -> None:
+    for line in database.damages():
+        report.problems.append(
+            f"the database {database.paths.metadata} is damaged: {line}. Stop the servers and restore it from a backup."
+        )
 
 
 def _check_bytes(
-    store: FilesystemBlobStore, metadata: SQLiteMetadata, report: Report, repair: bool, progress: Progress
+    store: FilesystemBlobStore, metadata: SQLMetadata, report: Report, repair: bool, progress: Progress
 ) -> None:
     """Read every blob file once."""
     with ThreadPoolExecutor(THREADS) as pool:
@@ -155,7 +151,7 @@ def _look_again(store: FilesystemBlobStore, digest: Digest, report: Report, repa
     )
 
 
-def _check_links(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: Report) -> None:
+def _check_links(store: FilesystemBlobStore, metadata: SQLMetadata, report: Report) -> None:
     """Every blob that a repository holds has bytes."""
     query = "SELECT b.id, b.digest FROM blobs b WHERE EXISTS (SELECT 1 FROM repository_blobs l WHERE l.blob_id = b.id) AND b.id > ?"
     for _, text in metadata.database.scan(f"{query} ORDER BY b.id LIMIT ?"):
@@ -166,7 +162,7 @@ def _check_links(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: R
             )
 
 
-def _check_manifests(metadata: SQLiteMetadata, report: Report) -> None:
+def _check_manifests(metadata: SQLMetadata, report: Report) -> None:
     """Every manifest's bytes have its digest."""
     query = "SELECT id, digest, size, body FROM manifests WHERE id > ? ORDER BY id LIMIT ?"
     for _, text, size, body in metadata.database.scan(query, batch=BODIES_AHEAD):
@@ -179,7 +175,7 @@ def _check_manifests(metadata: SQLiteMetadata, report: Report) -> None:
             report.problems.append(f"manifest {text} is damaged in the metadata: push its image again, that heals it")
 
 
-def _check_tags(metadata: SQLiteMetadata, report: Report) -> None:
+def _check_tags(metadata: SQLMetadata, report: Report) -> None:
     """Every tag names a manifest that its repository holds."""
     query = (
         "SELECT r.id, r.name,"
@@ -197,7 +193,7 @@ def _check_tags(metadata: SQLiteMetadata, report: Report) -> None:
             )
 
 
-def _check_references(store: FilesystemBlobStore, metadata: SQLiteMetadata, report: Report) -> None:
+def _check_references(store: FilesystemBlobStore, metadata: SQLMetadata, report: Report) -> None:
     """Count what manifests refer to and nobody ever pushed. (What was pushed and is lost is a problem that the links have told.)"""
     query = (
         "SELECT m.id, (SELECT count(*) FROM manifest_references f WHERE f.manifest_id = m.id AND ("

@@ -1,7 +1,7 @@
 """What the registry knows: repositories, links, tags, manifests, referrers, and the outbox of events. One truth, in SQL.
 
 Every write is one transaction that is durable when the method returns. Every look-up is a point query or one page of an index,
-whatever the store holds. Two databases implement this protocol's parts: `storage.sqlite` now, PostgreSQL next.
+whatever the store holds. Two databases implement this protocol's parts: `storage.sql_metadata` now, PostgreSQL next.
 """
 
 from __future__ import annotations

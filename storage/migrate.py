@@ -1,6 +1,6 @@
 """Bring a database to a version of the schema: ``python -m storage.migrate DATABASE [VERSION]``.
 
-A program of its own, which `storage.database` runs when the version is not the newest: Alembic and SQLAlchemy would cost every server 25 MB
+A program of its own, which `storage.sqlite` runs when the version is not the newest: Alembic and SQLAlchemy would cost every server 25 MB
 and most of a second.
 """
 

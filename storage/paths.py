@@ -3,7 +3,7 @@
 ::
 
     ROOT/                        0700
-        metadata.db              SQLite, with its -wal and -shm beside it (storage.sqlite)
+        metadata.db              SQLite, with its -wal and -shm beside it (storage.sql_metadata)
         lock                     locked with flock(2) by whoever writes metadata, checkpoints or closes it
         generation               8 bytes that change with every write of metadata, mapped by every process
         people-generation        the same for accounts, groups, rules, credentials and settings

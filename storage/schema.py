@@ -1,6 +1,6 @@
 """The tables of metadata and people, once for SQLite and PostgreSQL.
 
-SQLAlchemy and Alembic serve the schema and its migrations. The look-ups are plain SQL (`storage.sqlite`, `storage.sqlite_people`):
+SQLAlchemy and Alembic serve the schema and its migrations. The look-ups are plain SQL (`storage.sql_metadata`, `storage.sql_people`):
 through SQLAlchemy Core one costs 35 µs instead of 5, and importing it takes longer than the whole server needs to start. So ``schema.sql``
 holds what these tables are on SQLite, for making a new database without an import; a test holds the three (tables, migrations,
 ``schema.sql``) together.
@@ -46,6 +46,8 @@ Table(
     Column("digest", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("place", Text),  # the key of its bytes in an object store; null where a file's name is the digest
+    Column("published_at", Float, nullable=False, server_default="0"),
     UniqueConstraint("digest", name="uq_blobs_digest"),
 )
 Table(
@@ -54,6 +56,7 @@ Table(
     Column("repository_id", _Id, ForeignKey("repositories.id"), nullable=False),
     Column("blob_id", _Id, ForeignKey("blobs.id"), nullable=False),
     Column("linked_at", Float, nullable=False),
+    Column("doomed_at", Float),  # since when the collector knows that no manifest of the repository refers to it
     PrimaryKeyConstraint("repository_id", "blob_id", name="pk_repository_blobs"),
     Index("ix_repository_blobs_blob", "blob_id"),
     sqlite_with_rowid=False,
@@ -86,6 +89,7 @@ Table(
     Column("manifest_id", _Id, ForeignKey("manifests.id"), nullable=False),
     Column("media_type", Text, nullable=False),  # here, so that no other repository's push changes it
     Column("pushed_at", Float, nullable=False),
+    Column("doomed_at", Float),  # since when the collector knows that no tag leads to it
     PrimaryKeyConstraint("repository_id", "manifest_id", name="pk_repository_manifests"),
     Index("ix_repository_manifests_manifest", "manifest_id"),
     sqlite_with_rowid=False,
@@ -206,6 +210,42 @@ Table(
     Index("ix_audit_at", "at", "sequence"),
     Index("ix_audit_who", "who", "sequence"),
     sqlite_autoincrement=True,
+)
+Table(
+    "uploads",  # to a store that keeps no files; a filesystem's uploads are files
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("multipart", Text, nullable=False),  # the object store's id, empty before there is one
+    Column("parts", Text, nullable=False),  # a JSON list of [size, ETag]
+    Column("size", BigInteger, nullable=False),
+    Column("hash_state", LargeBinary),
+    Column("holder", Text, nullable=False),
+    Column("held_until", Float, nullable=False),
+    Column("touched_at", Float, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_uploads"),
+    Index("ix_uploads_touched", "touched_at"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "trash",  # places that nothing refers to any more, to be deleted
+    metadata,
+    Column("place", Text, nullable=False),
+    Column("since", Float, nullable=False),
+    PrimaryKeyConstraint("place", name="pk_trash"),
+    Index("ix_trash_since", "since"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "tasks",  # what one of all the servers does at a time
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("held_until", Float, nullable=False),
+    Column("detail", Text, nullable=False),
+    PrimaryKeyConstraint("name", name="pk_tasks"),
+    sqlite_with_rowid=False,
 )
 
 

@@ -32,6 +32,8 @@ CREATE TABLE blobs (
     digest TEXT NOT NULL,
     size BIGINT NOT NULL,
     created_at FLOAT NOT NULL,
+    place TEXT,
+    published_at FLOAT DEFAULT '0' NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT uq_blobs_digest UNIQUE (digest)
 );
@@ -86,6 +88,41 @@ CREATE TABLE settings (
     CONSTRAINT pk_settings PRIMARY KEY (name)
 )
  WITHOUT ROWID;
+
+CREATE TABLE tasks (
+    name TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    held_until FLOAT NOT NULL,
+    detail TEXT NOT NULL,
+    CONSTRAINT pk_tasks PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE trash (
+    place TEXT NOT NULL,
+    since FLOAT NOT NULL,
+    CONSTRAINT pk_trash PRIMARY KEY (place)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ix_trash_since ON trash (since);
+
+CREATE TABLE uploads (
+    id TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    place TEXT NOT NULL,
+    multipart TEXT NOT NULL,
+    parts TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    hash_state BLOB,
+    holder TEXT NOT NULL,
+    held_until FLOAT NOT NULL,
+    touched_at FLOAT NOT NULL,
+    CONSTRAINT pk_uploads PRIMARY KEY (id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ix_uploads_touched ON uploads (touched_at);
 
 CREATE TABLE credentials (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
@@ -143,6 +180,7 @@ CREATE TABLE repository_blobs (
     repository_id INTEGER NOT NULL,
     blob_id INTEGER NOT NULL,
     linked_at FLOAT NOT NULL,
+    doomed_at FLOAT,
     CONSTRAINT pk_repository_blobs PRIMARY KEY (repository_id, blob_id),
     FOREIGN KEY(repository_id) REFERENCES repositories (id),
     FOREIGN KEY(blob_id) REFERENCES blobs (id)
@@ -156,6 +194,7 @@ CREATE TABLE repository_manifests (
     manifest_id INTEGER NOT NULL,
     media_type TEXT NOT NULL,
     pushed_at FLOAT NOT NULL,
+    doomed_at FLOAT,
     CONSTRAINT pk_repository_manifests PRIMARY KEY (repository_id, manifest_id),
     FOREIGN KEY(repository_id) REFERENCES repositories (id),
     FOREIGN KEY(manifest_id) REFERENCES manifests (id)

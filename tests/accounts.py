@@ -12,8 +12,9 @@ from auth.names import new_secret, secret_hash
 from auth.passwords import hash_password
 from auth.policy import parse_actions
 from storage.people import Actor, Credential, Effect, Kind, Purpose, Rule
-from storage.sqlite import SQLiteMetadata
-from storage.sqlite_people import SQLitePeople
+from storage.sql_metadata import SQLMetadata
+from storage.sql_people import SQLPeople
+from storage.sqlite import SQLiteDatabase
 
 BY = Actor("local")
 PASSWORD = "correct horse battery"
@@ -21,16 +22,16 @@ PASSWORD = "correct horse battery"
 
 
 @contextlib.contextmanager
-def people_of(root: Path) -> Iterator[SQLitePeople]:
+def people_of(root: Path) -> Iterator[SQLPeople]:
     """The facts of a root, also while servers run on it."""
-    metadata = SQLiteMetadata(root)
+    metadata = SQLMetadata(SQLiteDatabase(root))
     try:
-        yield SQLitePeople(metadata.database)
+        yield SQLPeople(metadata.database)
     finally:
         metadata.close()
 
 
-def make(people: SQLitePeople, *users: str, admin: str = "root", password: str = PASSWORD) -> None:
+def make(people: SQLPeople, *users: str, admin: str = "root", password: str = PASSWORD) -> None:
     """Switch accounts on, with an administrator and users of one password."""
     hashed = hash_password(password)
     people.set_setting(ACCOUNTS_SETTING, "on", BY)
@@ -41,13 +42,13 @@ def make(people: SQLitePeople, *users: str, admin: str = "root", password: str =
         people.set_password(user, hashed, BY)
 
 
-def rule(people: SQLitePeople, who: str, pattern: str, actions: str, effect: Effect = Effect.ALLOW) -> None:
+def rule(people: SQLPeople, who: str, pattern: str, actions: str, effect: Effect = Effect.ALLOW) -> None:
     """Give or, with DENY, take."""
     people.put_rule(Rule(who, pattern, effect, parse_actions(actions) if actions else ()), BY)
 
 
 def token(
-    people: SQLitePeople, account: str, *limits: str, purpose: Purpose = Purpose.PERSONAL, ends: float | None = None
+    people: SQLPeople, account: str, *limits: str, purpose: Purpose = Purpose.PERSONAL, ends: float | None = None
 ) -> str:
     """A new secret of an account; ``ends`` in seconds of the Unix clock."""
     secret = new_secret(purpose)

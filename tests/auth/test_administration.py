@@ -20,8 +20,9 @@ from auth.names import secret_hash
 from auth.rights import PERSONAL_SETTING
 from auth.views import Group
 from storage.people import Account, Actor, Credential, Effect, Kind, Purpose, Rule
-from storage.sqlite import SQLiteMetadata
-from storage.sqlite_people import SQLitePeople
+from storage.sql_metadata import SQLMetadata
+from storage.sql_people import SQLPeople
+from storage.sqlite import SQLiteDatabase
 
 NOW = 1_800_000_000.0
 ANN = Actor("ann", "192.0.2.1", "request-1")
@@ -35,9 +36,9 @@ def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> Iterator[SQLitePeople]:
-    metadata = SQLiteMetadata(tmp_path)
-    yield SQLitePeople(metadata.database)
+def people(tmp_path: Path) -> Iterator[SQLPeople]:
+    metadata = SQLMetadata(SQLiteDatabase(tmp_path))
+    yield SQLPeople(metadata.database)
     metadata.close()
 
 
@@ -56,7 +57,7 @@ def keys(tmp_path: Path) -> Iterator[Callable[[], KeyRing]]:
 
 
 @pytest.fixture
-def bare(people: SQLitePeople, keys: Callable[[], KeyRing]) -> Administration:
+def bare(people: SQLPeople, keys: Callable[[], KeyRing]) -> Administration:
     """Of a hub without accounts."""
     return Administration(people, keys, ANN, lambda: NOW)
 
@@ -68,20 +69,20 @@ def hub(bare: Administration) -> Administration:
     return bare
 
 
-def is_password(people: SQLitePeople, name: str, password: str) -> bool:
+def is_password(people: SQLPeople, name: str, password: str) -> bool:
     hashed = people.password_hash(name)
     assert hashed is not None
     return passwords._verify(hashed, password)
 
 
-def trail(people: SQLitePeople) -> list[tuple[str, str, str]]:
+def trail(people: SQLPeople) -> list[tuple[str, str, str]]:
     return [(record.kind, record.who, record.subject) for record in people.find_records()]
 
 
 # -- first start
 
 
-def test_the_first_start(bare: Administration, people: SQLitePeople) -> None:
+def test_the_first_start(bare: Administration, people: SQLPeople) -> None:
     added = bare.initialise("ann")
     assert added.user.is_admin
     assert people.setting(ACCOUNTS_SETTING) is not None
@@ -95,13 +96,13 @@ def test_the_first_start(bare: Administration, people: SQLitePeople) -> None:
     assert people.find_account("eve") is None
 
 
-def test_the_first_start_with_a_password_and_personal_namespaces(bare: Administration, people: SQLitePeople) -> None:
+def test_the_first_start_with_a_password_and_personal_namespaces(bare: Administration, people: SQLPeople) -> None:
     assert bare.initialise("ann", "correct horse", personal_namespaces=True).password is None
     assert is_password(people, "ann", "correct horse")
     assert bare.settings().personal_namespaces
 
 
-def test_a_first_start_that_was_interrupted_is_done_again(bare: Administration, people: SQLitePeople) -> None:
+def test_a_first_start_that_was_interrupted_is_done_again(bare: Administration, people: SQLPeople) -> None:
     people.add_account("ann", Kind.USER, ANN)
     people.set_account("ann", ANN, is_disabled=True)
     bare.initialise("ann", "correct horse")
@@ -112,7 +113,7 @@ def test_a_first_start_that_was_interrupted_is_done_again(bare: Administration, 
     assert is_password(people, "ann", "correct horse")
 
 
-def test_a_first_start_that_is_refused_changes_nothing(bare: Administration, people: SQLitePeople) -> None:
+def test_a_first_start_that_is_refused_changes_nothing(bare: Administration, people: SQLPeople) -> None:
     for name, password in (("Ann", None), ("local", None), ("ann", "short"), ("ann", "x" * 1025)):
         with pytest.raises(Invalid):
             bare.initialise(name, password)
@@ -120,7 +121,7 @@ def test_a_first_start_that_is_refused_changes_nothing(bare: Administration, peo
     assert people.setting(ACCOUNTS_SETTING) is None
 
 
-def test_without_accounts_nothing_else_is_done(bare: Administration, people: SQLitePeople) -> None:
+def test_without_accounts_nothing_else_is_done(bare: Administration, people: SQLPeople) -> None:
     verbs: list[Callable[[], object]] = [
         lambda: bare.users.add("bob"),
         lambda: bare.groups.add("dev"),
@@ -143,7 +144,7 @@ def test_without_accounts_nothing_else_is_done(bare: Administration, people: SQL
 # -- users
 
 
-def test_users_are_added_and_listed(hub: Administration, people: SQLitePeople) -> None:
+def test_users_are_added_and_listed(hub: Administration, people: SQLPeople) -> None:
     made = hub.users.add("bob")
     assert made.password is not None
     assert is_password(people, "bob", made.password)
@@ -178,7 +179,7 @@ def test_names_that_nobody_can_have(hub: Administration, name: str) -> None:
         assert str(caught.value).isprintable()
 
 
-def test_a_bad_password_is_refused_without_being_repeated(hub: Administration, people: SQLitePeople) -> None:
+def test_a_bad_password_is_refused_without_being_repeated(hub: Administration, people: SQLPeople) -> None:
     for password in ("geheim!", "NUL \0 geheim", "geheim" * 200):
         with pytest.raises(Invalid) as caught:
             hub.users.add("bob", password)
@@ -186,7 +187,7 @@ def test_a_bad_password_is_refused_without_being_repeated(hub: Administration, p
     assert people.find_account("bob") is None
 
 
-def test_a_new_password_cuts_off_what_the_old_one_gave(hub: Administration, people: SQLitePeople) -> None:
+def test_a_new_password_cuts_off_what_the_old_one_gave(hub: Administration, people: SQLPeople) -> None:
     before = people.find_account("ann")
     refresh = Credential(0, "ann", Purpose.REFRESH, "docker", NOW, None, None)
     people.add_credential(refresh, "0" * 64, ANN)
@@ -205,7 +206,7 @@ def test_a_new_password_cuts_off_what_the_old_one_gave(hub: Administration, peop
     assert is_password(people, "ann", "own horses")
 
 
-def test_users_are_disabled_enabled_and_removed(hub: Administration, people: SQLitePeople) -> None:
+def test_users_are_disabled_enabled_and_removed(hub: Administration, people: SQLPeople) -> None:
     hub.users.add("bob")
     assert hub.users.change("bob", is_disabled=True).is_disabled
     assert not hub.users.change("bob", is_disabled=False).is_disabled
@@ -225,7 +226,7 @@ def test_what_is_no_user_is_told_apart(hub: Administration) -> None:
         hub.robots.remove("ann")
 
 
-def test_who_asks(hub: Administration, people: SQLitePeople, keys: Callable[[], KeyRing]) -> None:
+def test_who_asks(hub: Administration, people: SQLPeople, keys: Callable[[], KeyRing]) -> None:
     assert hub.users.show_own().name == "ann"
     hub.robots.add("ci", [], 60)
     assert Administration(people, keys, Actor("ci")).users.show_own().kind is Kind.ROBOT
@@ -233,7 +234,7 @@ def test_who_asks(hub: Administration, people: SQLitePeople, keys: Callable[[], 
         Administration(people, keys, Actor("local")).users.show_own()
 
 
-def test_the_last_administrator_stays(hub: Administration, people: SQLitePeople) -> None:
+def test_the_last_administrator_stays(hub: Administration, people: SQLPeople) -> None:
     hub.users.add("eve", is_admin=True)
     hub.users.change("eve", is_disabled=True)  # one who cannot log in is none
     refusals: list[Callable[[], object]] = [
@@ -251,7 +252,7 @@ def test_the_last_administrator_stays(hub: Administration, people: SQLitePeople)
     assert [one.name for one in hub.users.list()] == ["eve"]
 
 
-class Meanwhile(SQLitePeople):
+class Meanwhile(SQLPeople):
     """Another administrator does something right before the first change of an account."""
 
     then: Callable[[], object] | None = None
@@ -265,7 +266,7 @@ class Meanwhile(SQLitePeople):
         return super().set_account(name, by, is_admin=is_admin, is_disabled=is_disabled)
 
 
-def test_two_administrators_who_remove_each_other_at_once(hub: Administration, people: SQLitePeople) -> None:
+def test_two_administrators_who_remove_each_other_at_once(hub: Administration, people: SQLPeople) -> None:
     hub.users.add("eve", is_admin=True)
     racing = Meanwhile(people.database)
     racing.then = lambda: hub.users.remove("ann")
@@ -277,7 +278,7 @@ def test_two_administrators_who_remove_each_other_at_once(hub: Administration, p
 # -- groups
 
 
-def test_groups(hub: Administration, people: SQLitePeople) -> None:
+def test_groups(hub: Administration, people: SQLPeople) -> None:
     hub.users.add("bob")
     hub.robots.add("ci", [], 60)
     assert hub.groups.add("dev") == Group("dev", ())
@@ -301,7 +302,7 @@ def test_groups(hub: Administration, people: SQLitePeople) -> None:
 # -- robots
 
 
-def test_a_robot_its_grants_and_its_secret(hub: Administration, people: SQLitePeople) -> None:
+def test_a_robot_its_grants_and_its_secret(hub: Administration, people: SQLPeople) -> None:
     made = hub.robots.add("ci", ["team/*:push", "team/*:pull", "base:*"], 3600.0)
     assert made.secret.startswith("psb_")
     assert made.secret not in repr(made)
@@ -327,7 +328,7 @@ def test_a_robot_for_ever(hub: Administration) -> None:
 
 
 @pytest.mark.parametrize("grant", ["team/*", "team/*:fly", "Team:pull", "team/*:", ":pull", "a b:pull"])
-def test_a_robot_that_is_refused_is_not_there(hub: Administration, people: SQLitePeople, grant: str) -> None:
+def test_a_robot_that_is_refused_is_not_there(hub: Administration, people: SQLPeople, grant: str) -> None:
     with pytest.raises(Invalid):
         hub.robots.add("ci", ["fine:pull", grant], 60)
     with pytest.raises(Invalid, match="more than 100"):
@@ -336,7 +337,7 @@ def test_a_robot_that_is_refused_is_not_there(hub: Administration, people: SQLit
     assert people.list_rules() == []
 
 
-def test_a_new_secret_ends_the_old_one_and_what_it_gave(hub: Administration, people: SQLitePeople) -> None:
+def test_a_new_secret_ends_the_old_one_and_what_it_gave(hub: Administration, people: SQLPeople) -> None:
     old = hub.robots.add("ci", ["team/*:pull"], 3600.0).secret
     refresh = Credential(0, "ci", Purpose.REFRESH, "docker", NOW, None, None)
     people.add_credential(refresh, "1" * 64, ANN)
@@ -354,7 +355,7 @@ def test_a_new_secret_ends_the_old_one_and_what_it_gave(hub: Administration, peo
     assert len(people.list_credentials("ci")) == 1
 
 
-class LoggingIn(SQLitePeople):
+class LoggingIn(SQLPeople):
     """Somebody who has a secret logs in, and keeps a refresh token, at the last moment: right before it is dropped."""
 
     then: Callable[[], object] | None = None
@@ -366,7 +367,7 @@ class LoggingIn(SQLitePeople):
         return super().remove_credential(account, credential_id, by)
 
 
-def test_a_log_in_while_a_robots_secret_is_dropped(hub: Administration, people: SQLitePeople) -> None:
+def test_a_log_in_while_a_robots_secret_is_dropped(hub: Administration, people: SQLPeople) -> None:
     racing = LoggingIn(people.database)
     on = Administration(racing, lambda: pytest.fail("no keys"), ANN, lambda: NOW)
     refresh = Credential(0, "ci", Purpose.REFRESH, "docker", NOW, None, None)
@@ -377,7 +378,7 @@ def test_a_log_in_while_a_robots_secret_is_dropped(hub: Administration, people: 
     assert people.find_credential("2" * 64) is None
 
 
-class Renewing(SQLitePeople):
+class Renewing(SQLPeople):
     """Another administrator renews a robot's secret right after this one has added theirs."""
 
     then: Callable[[], object] | None = None
@@ -392,7 +393,7 @@ class Renewing(SQLitePeople):
         return added
 
 
-class Granting(SQLitePeople):
+class Granting(SQLPeople):
     """Another administrator grants something right after this one has read the rule."""
 
     then: Callable[[], object] | None = None
@@ -404,7 +405,7 @@ class Granting(SQLitePeople):
         return super().put_rule(rule, by, before=before)
 
 
-def test_two_who_change_a_rule_at_once_both_do(hub: Administration, people: SQLitePeople) -> None:
+def test_two_who_change_a_rule_at_once_both_do(hub: Administration, people: SQLPeople) -> None:
     racing = Granting(people.database)
     on = Administration(racing, lambda: pytest.fail("no keys"), ANN, lambda: NOW)
     hub.rules.grant("ann", "team/*", "pull,delete")
@@ -415,7 +416,7 @@ def test_two_who_change_a_rule_at_once_both_do(hub: Administration, people: SQLi
     assert [rule.actions for rule in people.list_rules()] == [("delete",)]
 
 
-def test_two_who_renew_a_secret_at_once_leave_one(hub: Administration, people: SQLitePeople) -> None:
+def test_two_who_renew_a_secret_at_once_leave_one(hub: Administration, people: SQLPeople) -> None:
     hub.robots.add("ci", [], 60)
     racing = Renewing(people.database)
     later: list[str] = []
@@ -425,7 +426,7 @@ def test_two_who_renew_a_secret_at_once_leave_one(hub: Administration, people: S
     assert people.find_credential(secret_hash(later[0])) is not None
 
 
-def test_a_robot_that_lost_its_secret(hub: Administration, people: SQLitePeople) -> None:
+def test_a_robot_that_lost_its_secret(hub: Administration, people: SQLPeople) -> None:
     people.add_account("ci", Kind.ROBOT, ANN)  # a robot whose making was interrupted
     with pytest.raises(Invalid, match="say how long"):
         hub.robots.renew("ci")
@@ -437,7 +438,7 @@ def test_a_robot_that_lost_its_secret(hub: Administration, people: SQLitePeople)
 # -- tokens
 
 
-def test_a_token_and_its_limits(hub: Administration, people: SQLitePeople) -> None:
+def test_a_token_and_its_limits(hub: Administration, people: SQLPeople) -> None:
     made = hub.tokens.add("ann", "laptop", 60.0, ["team/*:push,pull", "team/*:pull", "x:*"])
     assert made.secret.startswith("psp_")
     assert made.secret not in repr(made)
@@ -457,7 +458,7 @@ def test_a_token_and_its_limits(hub: Administration, people: SQLitePeople) -> No
     assert [one.name for one in hub.tokens.list("bob")] == ["laptop"]
 
 
-def test_tokens_that_are_refused(hub: Administration, people: SQLitePeople) -> None:
+def test_tokens_that_are_refused(hub: Administration, people: SQLPeople) -> None:
     hub.tokens.add("ann", "laptop", 60.0)
     hub.robots.add("ci", [], 60)
     with pytest.raises(Conflict, match="has a token laptop already"):
@@ -478,7 +479,7 @@ def test_tokens_that_are_refused(hub: Administration, people: SQLitePeople) -> N
     assert len(people.list_credentials("ann")) == TOKENS_MAX
 
 
-def test_revoking_a_token(hub: Administration, people: SQLitePeople) -> None:
+def test_revoking_a_token(hub: Administration, people: SQLPeople) -> None:
     log_in = Credential(0, "ann", Purpose.REFRESH, "by the password", NOW, None, None)
     made = hub.tokens.add("ann", "laptop", 60.0)
     people.add_credential(log_in, secret_hash("by the password"), ANN)
@@ -496,7 +497,7 @@ def test_revoking_a_token(hub: Administration, people: SQLitePeople) -> None:
 # -- rules
 
 
-def test_rules_grow_and_shrink(hub: Administration, people: SQLitePeople) -> None:
+def test_rules_grow_and_shrink(hub: Administration, people: SQLPeople) -> None:
     hub.groups.add("dev")
     assert hub.rules.grant("group:dev", "team/*", "pull").actions == ("pull",)
     assert hub.rules.grant("group:dev", "team/*", "push").actions == ("pull", "push")
@@ -533,7 +534,7 @@ def test_rules_grow_and_shrink(hub: Administration, people: SQLitePeople) -> Non
     ],
 )
 def test_rules_that_are_refused(
-    hub: Administration, people: SQLitePeople, who: str, pattern: str, actions: str, error: type[AdministrationError]
+    hub: Administration, people: SQLPeople, who: str, pattern: str, actions: str, error: type[AdministrationError]
 ) -> None:
     with pytest.raises(error):
         hub.rules.grant(who, pattern, actions)
@@ -570,7 +571,7 @@ def test_why_somebody_may(hub: Administration) -> None:
     assert may(hub, "bob", "bob/app") == ""
 
 
-def test_why_nobody_gets_in(hub: Administration, people: SQLitePeople) -> None:
+def test_why_nobody_gets_in(hub: Administration, people: SQLPeople) -> None:
     hub.users.add("bob")
     hub.rules.grant("bob", "app", "pull")
     hub.users.change("bob", is_disabled=True)
@@ -598,7 +599,7 @@ def test_what_cannot_be_explained(hub: Administration) -> None:
 # -- audit, keys
 
 
-def test_who_did_it_is_in_the_trail(hub: Administration, people: SQLitePeople) -> None:
+def test_who_did_it_is_in_the_trail(hub: Administration, people: SQLPeople) -> None:
     hub.users.add("bob")
     hub.tokens.add("bob", "laptop", 60.0)
     hub.rules.grant("bob", "app", "pull")
@@ -632,7 +633,7 @@ def test_keys_rotate(hub: Administration, keys: Callable[[], KeyRing]) -> None:
     assert keys().signing().kid == second.kid
 
 
-def test_no_secret_is_on_disk(hub: Administration, people: SQLitePeople, tmp_path: Path) -> None:
+def test_no_secret_is_on_disk(hub: Administration, people: SQLPeople, tmp_path: Path) -> None:
     secrets = [
         "correct horse",
         hub.users.add("bob").password or "",

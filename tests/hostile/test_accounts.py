@@ -17,7 +17,7 @@ from auth.keys import KeyRing
 from auth.tokens import TokenIssuer, TokenVerifier
 from oci.digest import Digest
 from storage.people import Kind
-from storage.sqlite_people import SQLitePeople
+from storage.sql_people import SQLPeople
 from tests import images, servers
 from tests.accounts import BY, PASSWORD, make, people_of, rule, token
 from tests.auth import hubs, test_hostile_tokens
@@ -32,7 +32,7 @@ class Hub:
     """A hub with two server processes, and who is there: root (an administrator), alice, bob and eve, who has no rights."""
 
     servers: tuple[servers.Server, ...]
-    people: SQLitePeople
+    people: SQLPeople
     root: Path
 
     def ask(self, method: str, target: str, headers: Headers = (), body: bytes | None = None, at: int = 0) -> Answer:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from storage.sqlite_people import SQLitePeople
+from storage.sql_people import SQLPeople
 from tests import images, servers
 from tests.accounts import BY, make, people_of, rule
 from tests.hostile.asking import FORM, PULL, basic, bearer, push
@@ -42,7 +42,7 @@ class Stranger(Connection):
 @dataclass(frozen=True)
 class Hub:
     server: servers.Server
-    people: SQLitePeople
+    people: SQLPeople
     sources: Iterator[str] = field(default_factory=lambda: (f"127.{n >> 8 & 255}.{n & 255}.7" for n in count(257)))
 
     def stranger(self) -> Stranger:

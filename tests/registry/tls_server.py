@@ -13,7 +13,8 @@ from pathlib import Path
 from cli.hub import wire
 from registry.log import AccessLog, configure
 from registry.server import serve
-from storage.sqlite import SQLiteMetadata
+from storage.sql_metadata import SQLMetadata
+from storage.sqlite import SQLiteDatabase
 
 
 class Files:
@@ -44,7 +45,7 @@ class Files:
 def main(root: str, port: str, chain: str, key: str, *options: str) -> None:
     configure(sys.stderr, False)
     maximum = ssl.TLSVersion.TLSv1_2 if "--tls1.2" in options else ssl.TLSVersion.MAXIMUM_SUPPORTED
-    metadata = SQLiteMetadata(Path(root))
+    metadata = SQLMetadata(SQLiteDatabase(Path(root)))
     hub = wire(Path(root), metadata, floor=0, scheme="https")
     listener = socket.create_server(("127.0.0.1", int(port)), backlog=4096)
     log = AccessLog(sys.stderr, False)

@@ -12,7 +12,8 @@ import pytest
 from oci.digest import Digest
 from storage.check import Report, check
 from storage.filesystem import FilesystemBlobStore
-from storage.sqlite import SQLiteMetadata
+from storage.sql_metadata import SQLMetadata
+from storage.sqlite import SQLiteDatabase
 from tests.storage.blob_conformance import push
 from tests.storage.metadata_conformance import manifest, subject_of
 
@@ -21,7 +22,7 @@ from tests.storage.metadata_conformance import manifest, subject_of
 class Hub:
     root: Path
     store: FilesystemBlobStore
-    metadata: SQLiteMetadata
+    metadata: SQLMetadata
 
     def push(self, repository: str, data: bytes) -> Digest:
         digest = push(self.store, data)
@@ -31,7 +32,7 @@ class Hub:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    opened = Hub(tmp_path, FilesystemBlobStore(tmp_path, floor=0), SQLiteMetadata(tmp_path))
+    opened = Hub(tmp_path, FilesystemBlobStore(tmp_path, floor=0), SQLMetadata(SQLiteDatabase(tmp_path)))
     for number in range(150):
         opened.push("app", b"%d" % number)
     opened.push("app", b"{}")

@@ -17,7 +17,7 @@ import pytest
 from auth.passwords import hash_password
 from oci.digest import Digest
 from storage.people import Effect, Kind
-from storage.sqlite_people import SQLitePeople
+from storage.sql_people import SQLPeople
 from tests import servers
 from tests.accounts import BY, PASSWORD, make, people_of, rule, token
 from tests.wire.client import Answer, Connection
@@ -40,7 +40,7 @@ class Hub:
     """A hub with accounts: root (admin), bob, eve, and what was pushed to team/app, secret/app and public/app."""
 
     server: servers.Server
-    people: SQLitePeople
+    people: SQLPeople
     wire: Connection
 
     def get_token(self, *scopes: str, who: str = "", password: str = PASSWORD, **more: str) -> Answer:
@@ -68,7 +68,7 @@ def access_of(answer: Answer) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.Server, SQLitePeople]]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.Server, SQLPeople]]:
     root: Path = tmp_path_factory.mktemp("accounts")
     with people_of(root) as people:
         make(people, "bob", "eve")
@@ -82,7 +82,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.S
 
 
 @pytest.fixture
-def hub(served: tuple[servers.Server, SQLitePeople]) -> Iterator[Hub]:
+def hub(served: tuple[servers.Server, SQLPeople]) -> Iterator[Hub]:
     with Connection(served[0].address) as wire:
         yield Hub(*served, wire)
 

@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from auth.names import secret_hash
 from registry.operations import OPERATIONS, Operation, Who
 from storage.people import Purpose
-from storage.sqlite_people import SQLitePeople
+from storage.sql_people import SQLPeople
 from tests import servers
 from tests.accounts import PASSWORD, make, people_of, token
 from tests.wire.client import Answer, Connection
@@ -32,7 +32,7 @@ class Hub:
     """A hub with accounts: ann (admin), bob. ``api`` asks as ann by a personal token, and holds each answer against the description."""
 
     server: servers.Server
-    people: SQLitePeople
+    people: SQLPeople
     wire: Connection
     ann: str
     bob: str

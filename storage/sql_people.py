@@ -1,4 +1,4 @@
-"""People in SQLite: accounts, groups, rules, credentials and settings. The database under them is `storage.database`.
+"""People in SQL: accounts, groups, rules, credentials and settings. The database under them is `storage.sqlite`.
 
 An account's epoch is the sequence of the audit record of the change that raised it: such a number is never used twice, over all accounts,
 so that a name may come back and its old tokens may not.
@@ -7,13 +7,13 @@ so that a name may come back and its old tokens may not.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+from storage.database import Connection, Topic
 from storage.people import (
     EVERYONE,
     Account,
@@ -26,7 +26,7 @@ from storage.people import (
     Purpose,
     Rule,
 )
-from storage.sqlite_audit import SQLiteAudit, record_change
+from storage.sql_audit import SQLAudit, record_change
 
 REFRESH_KEPT = 100
 """Refresh credentials of an account that are kept: each log-in of a client adds one, and few are ever taken back."""
@@ -50,7 +50,7 @@ _FIND_SETTING = "SELECT value FROM settings WHERE name = ?"
 _DROP_REFRESH = "DELETE FROM credentials WHERE account_id = ? AND purpose = 'refresh'"
 
 
-class SQLitePeople(SQLiteAudit):
+class SQLPeople(SQLAudit):
     """All the protocols of `storage.people`, on a database that whoever opened it closes."""
 
     # -- look-ups
@@ -233,7 +233,7 @@ class SQLitePeople(SQLiteAudit):
             if actions:
                 connection.execute(
                     "INSERT INTO rules (subject, pattern, effect, actions) VALUES (?, ?, ?, ?)"
-                    " ON CONFLICT DO UPDATE SET actions = excluded.actions",
+                    " ON CONFLICT (subject, pattern, effect) DO UPDATE SET actions = excluded.actions",
                     (*key, actions),
                 )
             else:
@@ -252,7 +252,7 @@ class SQLitePeople(SQLiteAudit):
                 connection.execute("DELETE FROM settings WHERE name = ?", (name,))
             else:
                 connection.execute(
-                    "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                    "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                     (name, value),
                 )
             words = "dropped" if value is None else f"set to {value[:VALUE_SHOWN]!r}"
@@ -285,7 +285,7 @@ class SQLitePeople(SQLiteAudit):
             added = replace(credential, id=number)
             connection.execute(
                 "DELETE FROM credentials WHERE id IN (SELECT id FROM credentials"
-                " WHERE account_id = ? AND purpose = 'refresh' ORDER BY id DESC LIMIT -1 OFFSET ?)",
+                " WHERE account_id = ? AND purpose = 'refresh' ORDER BY id DESC LIMIT 1000000 OFFSET ?)",
                 (account.id, REFRESH_KEPT),
             )
             limited = f", limited to {' '.join(added.limits)}" if added.limits else ""
@@ -314,8 +314,8 @@ class SQLitePeople(SQLiteAudit):
                 (at, credential_id, at),
             )
 
-    def _changes(self) -> AbstractContextManager[sqlite3.Connection]:
-        return self.database.transaction(self.database.people_generation)
+    def _changes(self) -> AbstractContextManager[Connection]:
+        return self.database.transaction(Topic.PEOPLE)
 
 
 # -- rows and values
@@ -342,26 +342,26 @@ def _rules_query(subjects: int) -> str:
     return f"{_RULE} WHERE subject IN ({', '.join('?' * subjects)}) ORDER BY subject, pattern, effect"
 
 
-def _need_account(connection: sqlite3.Connection, name: str, what: str | None = None) -> Account:
+def _need_account(connection: Connection, name: str, what: str | None = None) -> Account:
     row = connection.execute(_FIND_ACCOUNT, (name,)).fetchone()
     if row is None:
         raise PeopleUnknown(what or f"account:{name}")
     return _account(row)
 
 
-def _group_id(connection: sqlite3.Connection, name: str) -> int | None:
+def _group_id(connection: Connection, name: str) -> int | None:
     row = connection.execute("SELECT id FROM groups WHERE name = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
 
 
-def _need_group(connection: sqlite3.Connection, name: str) -> int:
+def _need_group(connection: Connection, name: str) -> int:
     group_id = _group_id(connection, name)
     if group_id is None:
         raise PeopleUnknown(f"{_GROUP}{name}")
     return group_id
 
 
-def _need_subject(connection: sqlite3.Connection, subject: str) -> None:
+def _need_subject(connection: Connection, subject: str) -> None:
     """That somebody bears the subject of a rule; PeopleUnknown."""
     if subject.startswith(_GROUP):
         _need_group(connection, subject.removeprefix(_GROUP))

@@ -1,13 +1,12 @@
-"""The audit trail in SQLite. The record of a change is added in the transaction of the change: neither is ever there without the other."""
+"""The audit trail in SQL. The record of a change is added in the transaction of the change: neither is ever there without the other."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from storage.database import Database
+from storage.database import Connection, Database
 from storage.people import Actor, AuditRecord
 
 DETAIL_MAX = 1000
@@ -20,7 +19,7 @@ _FIND_FIRST = "SELECT min(sequence) FROM audit WHERE at >= ?"
 _TRIM = "DELETE FROM audit WHERE sequence IN (SELECT sequence FROM audit WHERE at < ? ORDER BY at LIMIT ?)"
 
 
-def record_change(connection: sqlite3.Connection, kind: str, by: Actor, subject: str, detail: str) -> int:
+def record_change(connection: Connection, kind: str, by: Actor, subject: str, detail: str) -> int:
     """Add the record of a change to the transaction that is under way; its sequence."""
     row = (time.time(), kind, by.who, by.address, by.request_id, subject, True, detail[:DETAIL_MAX])
     return int(connection.execute(f"{_ADD} RETURNING sequence", row).fetchone()[0])
@@ -39,7 +38,7 @@ def _record(row: Any) -> AuditRecord:
     return AuditRecord(sequence, at, kind, who, address, request_id, subject, bool(is_success), detail)
 
 
-class SQLiteAudit:
+class SQLAudit:
     """`storage.people.Audit` of one root."""
 
     def __init__(self, database: Database) -> None:

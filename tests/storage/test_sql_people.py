@@ -9,37 +9,38 @@ from pathlib import Path
 import pytest
 
 from oci.digest import Digest
-from storage import sqlite_audit, sqlite_people
+from storage import sql_audit, sql_people
 from storage.database import Database
 from storage.people import Kind, PeopleExist, PeopleUnknown, Purpose
-from storage.sqlite import SQLiteMetadata
-from storage.sqlite_people import SQLitePeople
+from storage.sql_metadata import SQLMetadata
+from storage.sql_people import SQLPeople
+from storage.sqlite import SQLiteDatabase
 from tests.storage.people_conformance import HASH, ROOT, People, PeopleConformance, add, allow, found, record
 
 PRELUDE = """
 import sys
 from pathlib import Path
-from storage.database import Database
+from storage.sqlite import SQLiteDatabase
 from storage.people import *
-from storage.sqlite_people import SQLitePeople
-database = Database(Path(sys.argv[1]))
-people, by = SQLitePeople(database), Actor("local")
+from storage.sql_people import SQLPeople
+database = SQLiteDatabase(Path(sys.argv[1]))
+people, by = SQLPeople(database), Actor("local")
 """
 
 
 @pytest.fixture
-def metadata(tmp_path: Path) -> Iterator[SQLiteMetadata]:
-    opened = SQLiteMetadata(tmp_path / "root")
+def metadata(tmp_path: Path) -> Iterator[SQLMetadata]:
+    opened = SQLMetadata(SQLiteDatabase(tmp_path / "root"))
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def people(metadata: SQLiteMetadata) -> SQLitePeople:
-    return SQLitePeople(metadata.database)
+def people(metadata: SQLMetadata) -> SQLPeople:
+    return SQLPeople(metadata.database)
 
 
-def as_protocol(people: SQLitePeople) -> People:
+def as_protocol(people: SQLPeople) -> People:
     """For the type checker: it has every method with its types."""
     return people
 
@@ -48,14 +49,19 @@ class TestConformance(PeopleConformance):
     pass
 
 
+def _sqlite(database: Database) -> SQLiteDatabase:
+    assert isinstance(database, SQLiteDatabase)
+    return database
+
+
 def start(database: Database, code: str, *arguments: str) -> subprocess.Popen[str]:
     """Another process on the root, with ``people`` open."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", PRELUDE + code, str(database.paths.root), *arguments]
+    command = [sys.executable, "-c", PRELUDE + code, str(_sqlite(database).paths.root), *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def test_a_change_is_seen_by_another_process_at_once(people: SQLitePeople) -> None:
+def test_a_change_is_seen_by_another_process_at_once(people: SQLPeople) -> None:
     process = start(
         people.database,
         "for line in sys.stdin:\n"
@@ -88,7 +94,7 @@ def test_a_change_is_seen_by_another_process_at_once(people: SQLitePeople) -> No
     assert process.returncode == 0
 
 
-def test_of_several_processes_one_gets_a_name(people: SQLitePeople) -> None:
+def test_of_several_processes_one_gets_a_name(people: SQLPeople) -> None:
     code = (
         "sys.stdin.readline()\n"
         "for number in range(20):\n"
@@ -105,7 +111,7 @@ def test_of_several_processes_one_gets_a_name(people: SQLitePeople) -> None:
         people.add_account("bob0", Kind.USER, ROOT)
 
 
-def facts(people: SQLitePeople) -> list[object]:
+def facts(people: SQLPeople) -> list[object]:
     credentials = [people.list_credentials(account.name) for account in people.list_accounts()]
     hashes = [people.password_hash(account.name) for account in people.list_accounts()]
     lists = [people.list_accounts(), people.list_rules(), people.list_groups(), people.list_settings()]
@@ -136,7 +142,7 @@ print("done", flush=True)
         "people.put_rule(Rule('bob', 'team/*', Effect.ALLOW, ('pull',)), by)",
     ],
 )
-def test_a_kill_in_mid_change_leaves_all_or_nothing(people: SQLitePeople, act: str) -> None:
+def test_a_kill_in_mid_change_leaves_all_or_nothing(people: SQLPeople, act: str) -> None:
     """Killed before each statement of the change in turn, its COMMIT too: nothing of it is there, and the next write goes on."""
     people.add_account("bob", Kind.USER, ROOT)
     people.set_password("bob", HASH, ROOT)
@@ -168,9 +174,7 @@ def test_a_kill_in_mid_change_leaves_all_or_nothing(people: SQLitePeople, act: s
     assert facts(people) != before
 
 
-def test_the_two_faces_share_a_database_and_not_their_generations(
-    metadata: SQLiteMetadata, people: SQLitePeople
-) -> None:
+def test_the_two_faces_share_a_database_and_not_their_generations(metadata: SQLMetadata, people: SQLPeople) -> None:
     people.add_account("bob", Kind.USER, ROOT)
     assert (metadata.generation(), people.people_generation()) == (0, 2)
     metadata.link_blob("app", Digest.of(b"a"), 1, ROOT)
@@ -180,51 +184,53 @@ def test_the_two_faces_share_a_database_and_not_their_generations(
     assert [item.kind for item in people.find_records()] == ["account", "push", "login"]
 
 
-def test_every_look_up_goes_by_an_index(people: SQLitePeople) -> None:
+def test_every_look_up_goes_by_an_index(people: SQLPeople) -> None:
     queries = [
         value
-        for module in (sqlite_people, sqlite_audit)
+        for module in (sql_people, sql_audit)
         for name, value in vars(module).items()
         if name.startswith(("_FIND", "_LIST", "_DROP", "_TRIM"))
     ]
     assert len(queries) == 9
-    queries += [sqlite_people._rules_query(count) for count in (1, 3)]
-    queries += [sqlite_audit._list_query(columns) for columns in ([], ["who"], ["kind"], ["who", "kind"])]
+    queries += [sql_people._rules_query(count) for count in (1, 3)]
+    queries += [sql_audit._list_query(columns) for columns in ([], ["who"], ["kind"], ["who", "kind"])]
     for query in queries:
         plan = [row[3] for row in people.database.rows(f"EXPLAIN QUERY PLAN {query}", ("1",) * query.count("?"))]
         expected: tuple[str, ...] = ("SEARCH", "LIST SUBQUERY")
-        if query in (sqlite_people._LIST_GROUPS_OF, sqlite_people._LIST_CREDENTIALS):
+        if query in (sql_people._LIST_GROUPS_OF, sql_people._LIST_CREDENTIALS):
             expected += ("USE TEMP B-TREE FOR ORDER BY",)  # few: one account's
         assert all(step.startswith(expected) for step in plan), (query, plan)
 
 
-def transactions(people: SQLitePeople) -> list[str]:
+def transactions(people: SQLPeople) -> list[str]:
     """Filled with the beginning of each that follows."""
     begun: list[str] = []
-    people.database._writer.set_trace_callback(lambda line: begun.append(line) if line.startswith("BEGIN") else None)
+    _sqlite(people.database)._writer.set_trace_callback(
+        lambda line: begun.append(line) if line.startswith("BEGIN") else None
+    )
     return begun
 
 
 def test_the_oldest_are_trimmed_in_small_transactions_with_pauses(
-    people: SQLitePeople, monkeypatch: pytest.MonkeyPatch
+    people: SQLPeople, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people.add_records([record(float(number)) for number in range(1201)])
     begun, pauses = transactions(people), list[float]()
-    monkeypatch.setattr("storage.sqlite_audit.time.sleep", pauses.append)
+    monkeypatch.setattr("storage.sql_audit.time.sleep", pauses.append)
     assert people.trim_records(1201.0) == 1201
     assert len(begun) == 3
     assert len(pauses) == 2
     assert min(pauses) > 0
 
 
-def test_a_thousand_records_are_one_transaction(people: SQLitePeople) -> None:
+def test_a_thousand_records_are_one_transaction(people: SQLPeople) -> None:
     begun = transactions(people)
     people.add_records([record(float(number)) for number in range(1000)])
     people.add_records([])
     assert len(begun) == 1
 
 
-def test_an_account_that_is_not_there_leaves_its_name_to_no_rule(people: SQLitePeople) -> None:
+def test_an_account_that_is_not_there_leaves_its_name_to_no_rule(people: SQLPeople) -> None:
     """What a later account of the name must not find, whatever order things are done in."""
     people.add_account("bob", Kind.USER, ROOT)
     people.remove_account("bob", ROOT)

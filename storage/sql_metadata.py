@@ -1,0 +1,305 @@
+"""Metadata in SQL: the queries. The database under them is `storage.sqlite`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from oci.descriptor import Descriptor
+from oci.digest import Digest
+from oci.manifest import Manifest
+from storage.database import Connection, Database, Topic
+from storage.metadata import Event, Page, ReferrersPage, StoredManifest
+from storage.people import Actor
+from storage.sql_audit import record_change
+
+OUTBOX_KEPT = 100_000
+OUTBOX_TRIM = 1000
+"""Events that are kept, and after how many new ones the oldest are dropped."""
+
+_FIND_BY_TAG = """
+SELECT m.digest, h.media_type, m.body FROM repositories r
+JOIN tags t ON t.repository_id = r.id JOIN manifests m ON m.id = t.manifest_id
+JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = t.manifest_id
+WHERE r.name = ? AND t.name = ?"""
+_FIND_BY_DIGEST = """
+SELECT m.digest, h.media_type, m.body FROM repositories r JOIN manifests m
+JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id
+WHERE r.name = ? AND m.digest = ?"""
+_FIND_BLOB = """
+SELECT b.size FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
+WHERE r.name = ? AND b.digest = ?"""
+_LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
+_LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
+_LIST_REFERRERS = """
+SELECT h.media_type, m.digest, m.size, m.artifact_type, m.annotations FROM repositories r
+JOIN referrers f ON f.repository_id = r.id JOIN manifests m ON m.id = f.manifest_id
+JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = f.manifest_id
+WHERE r.name = ? AND f.subject = ? AND f.digest > ? ORDER BY f.digest LIMIT ?"""
+_LIST_REFERRERS_OF_TYPE = _LIST_REFERRERS.replace("f.subject = ?", "f.subject = ? AND f.artifact_type = ?")
+
+
+class SQLMetadata:
+    """`storage.metadata.Facts` and `Changes` of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def close(self) -> None:
+        """Close the database, also for others that use it."""
+        self.database.close()
+
+    # -- look-ups
+
+    def find_manifest(self, repository: str, reference: Digest | str) -> StoredManifest | None:
+        """One row by a tag (str) or a digest."""
+        query = _FIND_BY_TAG if isinstance(reference, str) else _FIND_BY_DIGEST
+        row = self.database.row(query, (repository, str(reference)))
+        return None if row is None else StoredManifest(Digest.parse(row[0]), row[1], row[2])
+
+    def find_blob(self, repository: str, digest: Digest) -> int | None:
+        """The recorded size, where the link is there."""
+        row = self.database.row(_FIND_BLOB, (repository, str(digest)))
+        return None if row is None else int(row[0])
+
+    def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
+        """One range of the primary key."""
+        row = self.database.row("SELECT id FROM repositories WHERE name = ?", (repository,))
+        if row is None:
+            return None
+        return self._page(_LIST_TAGS, (row[0], after), limit)
+
+    def list_repositories(self, limit: int, after: str) -> Page:
+        """One range of the names' index."""
+        return self._page(_LIST_REPOSITORIES, (after,), limit)
+
+    def list_referrers(
+        self, repository: str, subject: Digest, artifact_type: str | None, limit: int, after: str
+    ) -> ReferrersPage:
+        """One range of the referrers' primary key, or of their index by type."""
+        query = _LIST_REFERRERS if artifact_type is None else _LIST_REFERRERS_OF_TYPE
+        of_type = () if artifact_type is None else (artifact_type,)
+        rows = self.database.rows(query, (repository, str(subject), *of_type, after, limit + 1))
+        found = [
+            Descriptor(media_type, Digest.parse(digest), size, None, json.loads(annotations), kind)
+            for media_type, digest, size, kind, annotations in rows[:limit]
+        ]
+        return ReferrersPage(found, len(rows) > limit)
+
+    def generation(self) -> int:
+        """See `storage.generation`."""
+        return self.database.generation.read()
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        """At most ``limit`` events of the outbox above sequence ``after``."""
+        rows = self.database.rows(
+            "SELECT sequence, at, kind, repository, subject, detail FROM outbox WHERE sequence > ? ORDER BY sequence LIMIT ?",
+            (after, limit),
+        )
+        return [
+            Event(sequence, at, kind, repository, subject, json.loads(detail))
+            for sequence, at, kind, repository, subject, detail in rows
+        ]
+
+    # -- changes
+
+    def link_blob(self, repository: str, digest: Digest, size: int, by: Actor | None = None) -> None:
+        """Blob, link, event and record, in one transaction."""
+        with self._transaction() as connection:
+            now = time.time()
+            blob_id = connection.execute(
+                "INSERT INTO blobs (digest, size, created_at, published_at) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, published_at = excluded.published_at RETURNING id",
+                (str(digest), size, now, now),
+            ).fetchone()[0]
+            self._link(connection, repository, blob_id, now)
+            self._note(connection, by, "blob.push", repository, str(digest), {})
+
+    def mount_blob(self, repository: str, digest: Digest, source: str | None, by: Actor | None = None) -> int | None:
+        """Link what another repository holds; its size."""
+        query = "SELECT b.id, b.size FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id"
+        with self._transaction() as connection:
+            if source is None:
+                row = connection.execute(f"{query} WHERE b.digest = ? LIMIT 1", (str(digest),)).fetchone()
+            else:
+                row = connection.execute(
+                    f"{query} JOIN repositories r ON r.id = l.repository_id WHERE b.digest = ? AND r.name = ?",
+                    (str(digest), source),
+                ).fetchone()
+            if row is None:
+                return None
+            self._link(connection, repository, row[0], time.time())
+            words = "" if source is None else f" from {source}"
+            self._note(connection, by, "blob.mount", repository, str(digest), {}, words)
+            return int(row[1])
+
+    def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
+        """Drop the link."""
+        with self._transaction() as connection:
+            gone = connection.execute(
+                "DELETE FROM repository_blobs WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)"
+                " AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
+                (repository, str(digest)),
+            ).rowcount
+            if gone:
+                self._note(connection, by, "blob.delete", repository, str(digest), {})
+            return gone > 0
+
+    def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str], by: Actor | None = None) -> None:
+        """Manifest, references, referrer, link, tags, event and record, in one transaction."""
+        digest, now = str(manifest.digest), time.time()
+        with self._transaction() as connection:
+            repository_id = self._repository(connection, repository, now)
+            manifest_id = self._keep_manifest(connection, manifest)
+            connection.execute(
+                "INSERT INTO repository_manifests (repository_id, manifest_id, media_type, pushed_at) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (repository_id, manifest_id) DO UPDATE SET media_type = excluded.media_type, pushed_at = excluded.pushed_at",
+                (repository_id, manifest_id, manifest.media_type, now),
+            )
+            if manifest.subject is not None:
+                connection.execute(
+                    "INSERT INTO referrers (repository_id, subject, digest, artifact_type, manifest_id) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT DO NOTHING",
+                    (repository_id, str(manifest.subject.digest), digest, manifest.referrer_type, manifest_id),
+                )
+            connection.executemany(
+                "INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at",
+                [(repository_id, tag, manifest_id, now) for tag in tags],
+            )
+            detail = {"media_type": manifest.media_type, "tags": " ".join(tags)}
+            self._note(connection, by, "manifest.push", repository, digest, detail, _with_tags(tags))
+
+    def delete_manifest(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
+        """Drop the link, its tags and its place among the referrers; the manifest itself when no repository holds it any more."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT h.repository_id, h.manifest_id FROM repositories r JOIN manifests m"
+                " JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id"
+                " WHERE r.name = ? AND m.digest = ?",
+                (repository, str(digest)),
+            ).fetchone()
+            if row is None:
+                return False
+            tags = connection.execute(
+                "DELETE FROM tags WHERE repository_id = ? AND manifest_id = ? RETURNING name", row
+            ).fetchall()
+            connection.execute(
+                "DELETE FROM referrers WHERE repository_id = ? AND digest = ? AND subject IN"
+                " (SELECT digest FROM manifest_references WHERE manifest_id = ? AND kind = 'subject')",
+                (row[0], str(digest), row[1]),
+            )
+            connection.execute("DELETE FROM repository_manifests WHERE repository_id = ? AND manifest_id = ?", row)
+            held = "SELECT 1 FROM repository_manifests WHERE manifest_id = ? LIMIT 1"
+            if connection.execute(held, row[1:]).fetchone() is None:
+                connection.execute("DELETE FROM manifest_references WHERE manifest_id = ?", row[1:])
+                connection.execute("DELETE FROM manifests WHERE id = ?", row[1:])
+            words = _with_tags(sorted(tag for (tag,) in tags))
+            self._note(connection, by, "manifest.delete", repository, str(digest), {}, words)
+            return True
+
+    def delete_tag(self, repository: str, tag: str, by: Actor | None = None) -> bool:
+        """Drop the tag."""
+        with self._transaction() as connection:
+            gone = connection.execute(
+                "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = ?) AND name = ?",
+                (repository, tag),
+            ).rowcount
+            if gone:
+                self._note(connection, by, "tag.delete", repository, tag, {})
+            return gone > 0
+
+    def blob_size(self, digest: Digest) -> int | None:
+        """A blob's recorded size in bytes, None where it is not recorded."""
+        row = self.database.row("SELECT size FROM blobs WHERE digest = ?", (str(digest),))
+        return None if row is None else int(row[0])
+
+    def blob_holders(self, digest: Digest, limit: int = 5, after: str = "") -> list[str]:
+        """The names of at most ``limit`` repositories that hold a blob, above ``after``, in byte order."""
+        rows = self.database.rows(
+            "SELECT r.name FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id"
+            " JOIN repositories r ON r.id = l.repository_id WHERE b.digest = ? AND r.name > ? ORDER BY r.name LIMIT ?",
+            (str(digest), after, limit),
+        )
+        return [str(name) for (name,) in rows]
+
+    # -- in a transaction
+
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return self.database.transaction(Topic.METADATA)
+
+    @staticmethod
+    def _repository(connection: Connection, name: str, now: float) -> int:
+        row = connection.execute("SELECT id FROM repositories WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            row = connection.execute(
+                "INSERT INTO repositories (name, created_at) VALUES (?, ?) RETURNING id", (name, now)
+            ).fetchone()
+        return int(row[0])
+
+    def _link(self, connection: Connection, repository: str, blob_id: int, now: float) -> None:
+        connection.execute(
+            "INSERT INTO repository_blobs (repository_id, blob_id, linked_at) VALUES (?, ?, ?)"
+            " ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = excluded.linked_at",
+            (self._repository(connection, repository, now), blob_id, now),
+        )
+
+    @staticmethod
+    def _keep_manifest(connection: Connection, manifest: Manifest) -> int:
+        """The manifest's row, with its references where it is new. Damaged bytes are replaced: a push heals."""
+        digest = str(manifest.digest)
+        row = connection.execute("SELECT id, body FROM manifests WHERE digest = ?", (digest,)).fetchone()
+        if row is not None:
+            if row[1] != manifest.raw:
+                connection.execute(
+                    "UPDATE manifests SET size = ?, body = ? WHERE id = ?", (len(manifest.raw), manifest.raw, row[0])
+                )
+            return int(row[0])
+        annotations = json.dumps(dict(manifest.annotations))
+        manifest_id = int(
+            connection.execute(
+                "INSERT INTO manifests (digest, artifact_type, annotations, size, body) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                (digest, manifest.referrer_type, annotations, len(manifest.raw), manifest.raw),
+            ).fetchone()[0]
+        )
+        references = [("blob", item.digest) for item in manifest.blobs()]
+        references += [("manifest", item.digest) for item in manifest.manifests]
+        if manifest.subject is not None:
+            references.append(("subject", manifest.subject.digest))
+        connection.executemany(
+            "INSERT INTO manifest_references (manifest_id, kind, digest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            [(manifest_id, kind, str(target)) for kind, target in references],
+        )
+        return manifest_id
+
+    @staticmethod
+    def _note(
+        connection: Connection,
+        by: Actor | None,
+        kind: str,
+        repository: str,
+        subject: str,
+        detail: dict[str, str],
+        words: str = "",
+    ) -> None:
+        """Add an event to the outbox, which stays bounded, and where it is known who did it a record to the audit trail."""
+        sequence = connection.execute(
+            "INSERT INTO outbox (at, kind, repository, subject, detail) VALUES (?, ?, ?, ?, ?) RETURNING sequence",
+            (time.time(), kind, repository, subject, json.dumps(detail)),
+        ).fetchone()[0]
+        if sequence % OUTBOX_TRIM == 0:
+            connection.execute("DELETE FROM outbox WHERE sequence <= ?", (sequence - OUTBOX_KEPT,))
+        if by is not None:
+            what, _, change = kind.partition(".")
+            mark = ":" if what == "tag" else "@"
+            record_change(connection, change, by, f"{repository}{mark}{subject}", what + words)
+
+    def _page(self, query: str, parameters: tuple[object, ...], limit: int) -> Page:
+        names = [name for (name,) in self.database.rows(query, (*parameters, limit + 1))]
+        return Page(names[:limit], len(names) > limit)
+
+
+def _with_tags(tags: Sequence[str]) -> str:
+    return f", tags {' '.join(tags)}" if tags else ""
