@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from auth.hosts import HostPort
     from cli.hub import Foreign
     from storage.sql_metadata import SQLMetadata
-    from storage.sqlite import SQLiteDatabase
 
 
 def serve(
@@ -106,6 +105,7 @@ def _open(root: Path) -> SQLMetadata:
     from registry.log import configure
     from storage.errors import StorageError
     from storage.sql_metadata import SQLMetadata
+    from storage.sqlite import SQLiteDatabase
 
     configure(sys.stderr, sys.stderr.isatty())  # opening may have something to say already
     try:
