@@ -73,7 +73,7 @@ check: packages-install $(VENV)/installed-test
 
 test: as-root packages-test $(VENV)/installed-test
 	@$(PYTHON) scripts/gotools.py crane regctl helm cosign registry
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile $(PYTEST_ARGS)
 
 conformance: packages-install $(VENV)/installed
 	@$(BIN)/python scripts/conformance.py "$(SUITE)"
