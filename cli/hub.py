@@ -16,7 +16,7 @@ from auth.gate import Gate
 from registry.access import Access
 from registry.app import Registry
 from registry.origin import Network, Origin
-from registry.threads import Disk
+from registry.threads import Disk, Lookups
 from registry.tokens import TokenHandlers
 from storage.filesystem import FilesystemBlobStore
 from storage.sql_metadata import SQLMetadata
@@ -112,7 +112,7 @@ def wire(
     from auth.throttle import Throttle
 
     people = SQLPeople(metadata.database)
-    disk = Disk()
+    disk, lookups = Disk(), Lookups()
     trail = Trail(people)
     pool = PasswordPool()
     authenticator = Authenticator(people, pool, Throttle())
@@ -148,7 +148,7 @@ def wire(
     access = Access(
         gate, Origin(scheme, external_url, proxies), trail, service, foreign.realm if foreign is not None else ""
     )
-    tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, service, audiences)
+    tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, lookups, service, audiences)
     store = FilesystemBlobStore(root, floor=floor)
-    registry = Registry(store, metadata, access, tokens, api, disk)
+    registry = Registry(store, metadata, access, tokens, api, disk, lookups)
     return Hub(registry, store, people, trail, audit_seconds, issuer, (pool.close, gate.close))

@@ -19,7 +19,7 @@ from registry.manifests import ManifestHandlers
 from registry.messages import Request, Response, with_body, without_body
 from registry.routes import Endpoint, Route, match
 from registry.site import Site
-from registry.threads import Disk
+from registry.threads import Disk, Lookups
 from registry.tokens import TokenHandlers
 from registry.uploads import UploadHandlers
 from storage.blobs import BlobStore
@@ -120,8 +120,16 @@ class Registry:
     """distribution-spec on a blob store and metadata, behind the accounts of a hub."""
 
     def __init__(
-        self, store: BlobStore, metadata: Metadata, access: Access, tokens: TokenHandlers, api: Api, disk: Disk
+        self,
+        store: BlobStore,
+        metadata: Metadata,
+        access: Access,
+        tokens: TokenHandlers,
+        api: Api,
+        disk: Disk,
+        lookups: Lookups,
     ) -> None:
+        self._lookups = lookups
         self._site = Site(metadata, api)
         self._access = access
         self._tokens = tokens
@@ -137,7 +145,14 @@ class Registry:
         )
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
-        """Answer at once where that takes look-ups only, else hand out the coroutine that will."""
+        """Answer at once where that takes look-ups only, and those are fast; else hand out the coroutine that will."""
+        return self._answer(request) if self._lookups.is_inline else self._answer_in_thread(request)
+
+    async def _answer_in_thread(self, request: Request) -> Response:
+        answer = await self._lookups.run(self._answer, request)
+        return answer if isinstance(answer, Response) else await answer
+
+    def _answer(self, request: Request) -> Response | Awaitable[Response]:
         try:
             self._access.locate(request)
             if request.target.startswith(b"/auth/"):
@@ -157,7 +172,7 @@ class Registry:
 
     async def _respond_later(self, who: Awaitable[Identity], request: Request) -> Response:
         request.identity = await who
-        answer = self._respond(request)
+        answer = await self._lookups.run(self._respond, request)
         return answer if isinstance(answer, Response) else await answer
 
     def _respond(self, request: Request) -> Response | Awaitable[Response]:
