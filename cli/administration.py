@@ -143,10 +143,11 @@ class RootTarget:
             return operation.run(self.administration, question)
 
     def _keys(self) -> KeyRing:
+        from auth.key_files import KeyFiles
         from auth.keys import KeyRing
         from cli.hub import TOKEN_SECONDS
 
-        keys = KeyRing(self._root / "auth" / "keys", TOKEN_SECONDS)
+        keys = KeyRing(KeyFiles(self._root / "auth" / "keys"), TOKEN_SECONDS)
         self._opened.callback(keys.close)
         return keys
 

@@ -119,9 +119,10 @@ def wire(
 
     @functools.cache
     def keys() -> KeyRing:
+        from auth.key_files import KeyFiles
         from auth.keys import KeyRing
 
-        return KeyRing(root / "auth" / "keys", TOKEN_SECONDS)
+        return KeyRing(KeyFiles(root / "auth" / "keys"), TOKEN_SECONDS)
 
     @functools.cache
     def verifier() -> TokenVerifier:
