@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from auth.identity import OPEN, Identity
@@ -156,11 +156,39 @@ class Request:
 
 @dataclass(slots=True)
 class FileBody:
-    """A part of a blob: ``length`` bytes from ``offset``. Whoever sends it closes the reader."""
+    """A part of a blob that is a file: ``length`` bytes from ``offset``. Whoever sends it closes it."""
 
     reader: BlobReader
     offset: int
     length: int
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+class Stream(Protocol):
+    """Bytes that come from elsewhere, in order."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read at least one byte; 0 at the end. StorageError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class StreamBody:
+    """A part of a blob that is no file: the ``length`` bytes of a stream. Whoever sends it closes it."""
+
+    stream: Stream
+    length: int
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+LargeBody = FileBody | StreamBody
+"""Bodies that are not in memory."""
 
 
 @dataclass(slots=True)
@@ -173,7 +201,7 @@ class Response:
 
     status: int
     headers: Headers
-    body: bytes | FileBody = b""
+    body: bytes | LargeBody = b""
     close: bool = False
     is_reusable: bool = False
     message: str = ""
