@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from storage.database import Connection, Database
+from storage.database import Connection, Database, repeatable, retried
 from storage.people import Actor, AuditRecord
 
 DETAIL_MAX = 1000
@@ -19,10 +20,21 @@ _FIND_FIRST = "SELECT min(sequence) FROM audit WHERE at >= ?"
 _TRIM = "DELETE FROM audit WHERE sequence IN (SELECT sequence FROM audit WHERE at < ? ORDER BY at LIMIT ?)"
 
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL and halves of surrogate pairs: a database may not take them, and people type what they like where they log in."""
+
+
 def record_change(connection: Connection, kind: str, by: Actor, subject: str, detail: str) -> int:
     """Add the record of a change to the transaction that is under way; its sequence."""
-    row = (time.time(), kind, by.who, by.address, by.request_id, subject, True, detail[:DETAIL_MAX])
+    row = _row(AuditRecord(0, time.time(), kind, by.who, by.address, by.request_id, subject, True, detail))
     return int(connection.execute(f"{_ADD} RETURNING sequence", row).fetchone()[0])
+
+
+def _row(record: AuditRecord) -> tuple[object, ...]:
+    """What is stored of a record: all of its words, in letters that can be."""
+    words = (record.kind, record.who, record.address, record.request_id, record.subject, record.detail[:DETAIL_MAX])
+    kind, who, address, request_id, subject, detail = (_UNSTORABLE.sub("\ufffd", word) for word in words)
+    return (record.at, kind, who, address, request_id, subject, record.is_success, detail)
 
 
 def _list_query(columns: Iterable[str]) -> str:
@@ -44,25 +56,13 @@ class SQLAudit:
     def __init__(self, database: Database) -> None:
         self.database = database
 
+    @retried
     def add_records(self, records: Sequence[AuditRecord]) -> None:
         """One transaction, that no generation tells of."""
         if not records:
             return
-        rows = [
-            (
-                record.at,
-                record.kind,
-                record.who,
-                record.address,
-                record.request_id,
-                record.subject,
-                record.is_success,
-                record.detail[:DETAIL_MAX],
-            )
-            for record in records
-        ]
         with self.database.transaction() as connection:
-            connection.executemany(_ADD, rows)
+            connection.executemany(_ADD, [_row(record) for record in records])
 
     def find_records(
         self, *, since: float = 0.0, who: str | None = None, kind: str | None = None, after: int = 0, limit: int = 1000
@@ -85,9 +85,13 @@ class SQLAudit:
         total = 0
         while True:
             began = time.monotonic()
-            with self.database.transaction() as connection:
-                gone = connection.execute(_TRIM, (before, TRIM_BATCH)).rowcount
+            gone = self._trim(before)
             total += gone
             if gone < TRIM_BATCH:
                 return total
             time.sleep(time.monotonic() - began)
+
+    @repeatable
+    def _trim(self, before: float) -> int:
+        with self.database.transaction() as connection:
+            return connection.execute(_TRIM, (before, TRIM_BATCH)).rowcount
