@@ -22,6 +22,16 @@ def open_database(root: Path, url: str | None) -> Database:
     return SQLiteDatabase(root)
 
 
+def where(root: Path, url: str | None) -> str:
+    """How a message names a hub's facts; never with the password."""
+    if url is None:
+        return f"the root {root}"
+    from storage.postgres_sessions import connection_settings
+
+    told = connection_settings(url)
+    return f"the database {told.get('dbname') or told.get('user') or ''} on {told.get('host') or 'this machine'}"
+
+
 def migrate_database(root: Path, url: str | None) -> tuple[str | None, str]:
     """Bring a database to the newest version, making one where there is none; the version before (None for none) and after it.
 

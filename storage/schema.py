@@ -260,6 +260,15 @@ Table(
     PrimaryKeyConstraint("name", name="pk_counters"),
     sqlite_with_rowid=False,
 )
+Table(
+    "signing_keys",  # of hubs whose servers share no directory: see auth.key_rows
+    metadata,
+    Column("number", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("pem", _Text, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_signing_keys"),
+    sqlite_with_rowid=False,
+)
 
 
 def sqlite_script() -> str:

@@ -96,6 +96,14 @@ CREATE TABLE settings (
 )
  WITHOUT ROWID;
 
+CREATE TABLE signing_keys (
+    number BIGINT NOT NULL,
+    created_at FLOAT NOT NULL,
+    pem TEXT NOT NULL,
+    CONSTRAINT pk_signing_keys PRIMARY KEY (number)
+)
+ WITHOUT ROWID;
+
 CREATE TABLE tasks (
     name TEXT NOT NULL,
     holder TEXT NOT NULL,

@@ -96,6 +96,13 @@ CREATE TABLE settings (
     CONSTRAINT pk_settings PRIMARY KEY (name)
 );
 
+CREATE TABLE signing_keys (
+    number BIGSERIAL NOT NULL,
+    created_at FLOAT NOT NULL,
+    pem TEXT COLLATE "C" NOT NULL,
+    CONSTRAINT pk_signing_keys PRIMARY KEY (number)
+);
+
 CREATE TABLE tasks (
     name TEXT COLLATE "C" NOT NULL,
     holder TEXT COLLATE "C" NOT NULL,

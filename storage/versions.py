@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from storage.errors import StoreTooNew
 
-VERSIONS = ("0001", "0002", "0003", "0004")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every version of the schema that this Portside knows, the newest last."""
 
 
