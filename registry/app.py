@@ -16,7 +16,7 @@ from registry.blobs import BlobHandlers
 from registry.errors import ClientGone, RequestError, error_response, is_expected
 from registry.listings import ListHandlers
 from registry.manifests import ManifestHandlers
-from registry.messages import Request, Response, with_body, without_body
+from registry.messages import API_VERSION, Request, Response, with_body, without_body
 from registry.routes import Endpoint, Route, match
 from registry.site import Site
 from registry.threads import Disk, Lookups
@@ -33,9 +33,6 @@ logger = logging.getLogger("portside.registry")
 REUSED_BODY_MAX = 64 * 1024
 REUSED_BYTES_MAX = 8 * 1024 * 1024
 """Bounds of the answers that are kept: bytes of one body, and bytes of all."""
-
-API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
-
 
 Api = Callable[[], Application]
 """What makes the application of `/api/v1`, when it is first asked for."""

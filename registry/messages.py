@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
+API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
+"""Of the answer to /v2/ and of every challenge: `docker manifest` of Docker 20.10 takes who does not say it for no registry."""
+
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
