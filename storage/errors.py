@@ -56,3 +56,18 @@ class StoreTooNew(StorageError):
 
 class StoreUnusable(StorageError):
     """The root cannot be used: not a directory, no permission, another layout. The message says what to do."""
+
+
+class DatabaseUnavailable(StorageError):
+    """The database that the facts are in did not answer, or not in time.
+
+    ``cause`` in the words of whoever failed, for a log; ``seconds`` that it was tried for; ``is_undone``: nothing was changed, for certain.
+    """
+
+    def __init__(self, cause: str, seconds: float, is_undone: bool = True) -> None:
+        self.cause, self.seconds, self.is_undone = cause, seconds, is_undone
+        done = "nothing was changed" if is_undone else "whether the change was made is not known"
+        super().__init__(
+            f"the registry's database did not answer, tried for {seconds:.1f} s; {done}. Try again in a moment; "
+            "if it stays so, the registry's log says what is wrong with the database"
+        )

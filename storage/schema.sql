@@ -38,6 +38,13 @@ CREATE TABLE blobs (
     CONSTRAINT uq_blobs_digest UNIQUE (digest)
 );
 
+CREATE TABLE counters (
+    name TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    CONSTRAINT pk_counters PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
 CREATE TABLE groups (
     id INTEGER NOT NULL,
     name TEXT NOT NULL,

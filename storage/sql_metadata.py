@@ -1,4 +1,15 @@
-"""Metadata in SQL: the queries. The database under them is `storage.sqlite`."""
+"""Metadata in SQL: the queries. The database under them is `storage.sqlite` or `storage.postgres`.
+
+On SQLite one writes at a time. On PostgreSQL many do, each statement sees what was committed before it, and this keeps them right:
+
+- Who adds to a repository takes its row FOR KEY SHARE, which adders can at once and no remover can meanwhile.
+- Who removes from one takes its row FOR UPDATE first, and looks with a later statement, which sees all that the adders before it left.
+- A row that repositories share (a manifest, a blob) is taken FOR UPDATE before the statement that looks whether anybody still holds it. An
+  adder that selects it FOR KEY SHARE waits for that; one that does not is stopped by the foreign key, and made again.
+- Rows are taken in one order: the repository, then the manifest or blob, then tags by their names.
+
+`storage.database.retried` makes the write again that met another in spite of that.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +21,7 @@ from contextlib import AbstractContextManager
 from oci.descriptor import Descriptor
 from oci.digest import Digest
 from oci.manifest import Manifest
-from storage.database import Connection, Database, Topic
+from storage.database import Connection, Database, Topic, repeatable, retried
 from storage.metadata import Event, Page, ReferrersPage, StoredManifest
 from storage.people import Actor
 from storage.sql_audit import record_change
@@ -25,12 +36,13 @@ JOIN tags t ON t.repository_id = r.id JOIN manifests m ON m.id = t.manifest_id
 JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = t.manifest_id
 WHERE r.name = ? AND t.name = ?"""
 _FIND_BY_DIGEST = """
-SELECT m.digest, h.media_type, m.body FROM repositories r JOIN manifests m
+SELECT m.digest, h.media_type, m.body FROM repositories r CROSS JOIN manifests m
 JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id
 WHERE r.name = ? AND m.digest = ?"""
 _FIND_BLOB = """
-SELECT b.size FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
+SELECT b.size FROM repositories r CROSS JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
 WHERE r.name = ? AND b.digest = ?"""
+_FIND_REPOSITORY = "SELECT id FROM repositories WHERE name = ?"
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _LIST_REFERRERS = """
@@ -66,7 +78,7 @@ class SQLMetadata:
 
     def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
         """One range of the primary key."""
-        row = self.database.row("SELECT id FROM repositories WHERE name = ?", (repository,))
+        row = self.database.row(_FIND_REPOSITORY, (repository,))
         if row is None:
             return None
         return self._page(_LIST_TAGS, (row[0], after), limit)
@@ -95,7 +107,8 @@ class SQLMetadata:
     def events(self, after: int, limit: int) -> list[Event]:
         """At most ``limit`` events of the outbox above sequence ``after``."""
         rows = self.database.rows(
-            "SELECT sequence, at, kind, repository, subject, detail FROM outbox WHERE sequence > ? ORDER BY sequence LIMIT ?",
+            "SELECT sequence, at, kind, repository, subject, detail FROM outbox"
+            f" WHERE sequence > ?{self.database.settled} ORDER BY sequence LIMIT ?",
             (after, limit),
         )
         return [
@@ -105,18 +118,21 @@ class SQLMetadata:
 
     # -- changes
 
+    @repeatable
     def link_blob(self, repository: str, digest: Digest, size: int, by: Actor | None = None) -> None:
         """Blob, link, event and record, in one transaction."""
         with self._transaction() as connection:
             now = time.time()
+            repository_id = self._repository(connection, repository, now)
             blob_id = connection.execute(
                 "INSERT INTO blobs (digest, size, created_at, published_at) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, published_at = excluded.published_at RETURNING id",
                 (str(digest), size, now, now),
             ).fetchone()[0]
-            self._link(connection, repository, blob_id, now)
+            self._link(connection, repository_id, blob_id, now)
             self._note(connection, by, "blob.push", repository, str(digest), {})
 
+    @repeatable
     def mount_blob(self, repository: str, digest: Digest, source: str | None, by: Actor | None = None) -> int | None:
         """Link what another repository holds; its size."""
         query = "SELECT b.id, b.size FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id"
@@ -130,23 +146,26 @@ class SQLMetadata:
                 ).fetchone()
             if row is None:
                 return None
-            self._link(connection, repository, row[0], time.time())
+            now = time.time()
+            self._link(connection, self._repository(connection, repository, now), row[0], now)
             words = "" if source is None else f" from {source}"
             self._note(connection, by, "blob.mount", repository, str(digest), {}, words)
             return int(row[1])
 
+    @retried
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
         """Drop the link."""
         with self._transaction() as connection:
+            repository_id = self._shrinking_repository(connection, repository)
             gone = connection.execute(
-                "DELETE FROM repository_blobs WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)"
-                " AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
-                (repository, str(digest)),
+                "DELETE FROM repository_blobs WHERE repository_id = ? AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
+                (repository_id, str(digest)),
             ).rowcount
             if gone:
                 self._note(connection, by, "blob.delete", repository, str(digest), {})
             return gone > 0
 
+    @repeatable
     def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str], by: Actor | None = None) -> None:
         """Manifest, references, referrer, link, tags, event and record, in one transaction."""
         digest, now = str(manifest.digest), time.time()
@@ -167,19 +186,20 @@ class SQLMetadata:
             connection.executemany(
                 "INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at",
-                [(repository_id, tag, manifest_id, now) for tag in tags],
+                [(repository_id, tag, manifest_id, now) for tag in sorted(tags)],
             )
             detail = {"media_type": manifest.media_type, "tags": " ".join(tags)}
             self._note(connection, by, "manifest.push", repository, digest, detail, _with_tags(tags))
 
+    @retried
     def delete_manifest(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
         """Drop the link, its tags and its place among the referrers; the manifest itself when no repository holds it any more."""
         with self._transaction() as connection:
+            repository_id = self._shrinking_repository(connection, repository)
             row = connection.execute(
-                "SELECT h.repository_id, h.manifest_id FROM repositories r JOIN manifests m"
-                " JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id"
-                " WHERE r.name = ? AND m.digest = ?",
-                (repository, str(digest)),
+                "SELECT h.repository_id, h.manifest_id FROM manifests m JOIN repository_manifests h ON h.manifest_id = m.id"
+                f" WHERE m.digest = ? AND h.repository_id = ?{self.database.for_update}",
+                (str(digest), repository_id),
             ).fetchone()
             if row is None:
                 return False
@@ -200,6 +220,7 @@ class SQLMetadata:
             self._note(connection, by, "manifest.delete", repository, str(digest), {}, words)
             return True
 
+    @retried
     def delete_tag(self, repository: str, tag: str, by: Actor | None = None) -> bool:
         """Drop the tag."""
         with self._transaction() as connection:
@@ -230,27 +251,36 @@ class SQLMetadata:
     def _transaction(self) -> AbstractContextManager[Connection]:
         return self.database.transaction(Topic.METADATA)
 
-    @staticmethod
-    def _repository(connection: Connection, name: str, now: float) -> int:
-        row = connection.execute("SELECT id FROM repositories WHERE name = ?", (name,)).fetchone()
+    def _repository(self, connection: Connection, name: str, now: float) -> int:
+        """The repository to add to, made where it is not there. Who makes it at the same time is waited for, and has made it."""
+        row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_share}", (name,)).fetchone()
         if row is None:
             row = connection.execute(
-                "INSERT INTO repositories (name, created_at) VALUES (?, ?) RETURNING id", (name, now)
+                "INSERT INTO repositories (name, created_at) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id",
+                (name, now),
             ).fetchone()
         return int(row[0])
 
-    def _link(self, connection: Connection, repository: str, blob_id: int, now: float) -> None:
+    def _shrinking_repository(self, connection: Connection, name: str) -> int | None:
+        """The repository to remove from, None where there is none: whoever adds to it now waits, or is waited for."""
+        row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_update}", (name,)).fetchone()
+        return None if row is None else int(row[0])
+
+    @staticmethod
+    def _link(connection: Connection, repository_id: int, blob_id: int, now: float) -> None:
         connection.execute(
             "INSERT INTO repository_blobs (repository_id, blob_id, linked_at) VALUES (?, ?, ?)"
             " ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = excluded.linked_at",
-            (self._repository(connection, repository, now), blob_id, now),
+            (repository_id, blob_id, now),
         )
 
-    @staticmethod
-    def _keep_manifest(connection: Connection, manifest: Manifest) -> int:
+    def _keep_manifest(self, connection: Connection, manifest: Manifest) -> int:
         """The manifest's row, with its references where it is new. Damaged bytes are replaced: a push heals."""
         digest = str(manifest.digest)
-        row = connection.execute("SELECT id, body FROM manifests WHERE digest = ?", (digest,)).fetchone()
+        row = connection.execute(
+            f"SELECT id, body FROM manifests WHERE digest = ?{self.database.for_share}", (digest,)
+        ).fetchone()
         if row is not None:
             if row[1] != manifest.raw:
                 connection.execute(
@@ -260,7 +290,8 @@ class SQLMetadata:
         annotations = json.dumps(dict(manifest.annotations))
         manifest_id = int(
             connection.execute(
-                "INSERT INTO manifests (digest, artifact_type, annotations, size, body) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO manifests (digest, artifact_type, annotations, size, body) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, body = excluded.body RETURNING id",
                 (digest, manifest.referrer_type, annotations, len(manifest.raw), manifest.raw),
             ).fetchone()[0]
         )

@@ -1,0 +1,46 @@
+"""Which database a hub has its facts in, by what a person says: a URL, or else the root that SQLite's file is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.database import Database
+from storage.versions import VERSIONS, too_new
+
+
+def open_database(root: Path, url: str | None) -> Database:
+    """Open a root's database, or the one of a URL, which is not looked for in a root then. StoreUnusable, StoreTooNew.
+
+    A new one is made. SQLite is migrated at once; PostgreSQL is refused until `migrate_database` was called: many servers may share it.
+    """
+    if url is not None:
+        from storage.postgres import PostgresDatabase
+
+        return PostgresDatabase(url)
+    from storage.sqlite import SQLiteDatabase
+
+    return SQLiteDatabase(root)
+
+
+def migrate_database(root: Path, url: str | None) -> tuple[str | None, str]:
+    """Bring a database to the newest version, making one where there is none; the version before (None for none) and after it.
+
+    StoreUnusable, StoreTooNew.
+    """
+    if url is None:
+        from storage.sqlite import SQLiteDatabase
+
+        database = SQLiteDatabase(root)
+        database.close()
+        return database.found, VERSIONS[-1]
+    from storage.postgres import PostgresDatabase, find_version
+
+    version = find_version(url)
+    if version and version not in VERSIONS:
+        raise too_new("the metadata in the database", version)
+    if version is not None and version != VERSIONS[-1]:
+        from storage.migrate import migrate
+
+        migrate(url)
+    PostgresDatabase(url).close()
+    return version, VERSIONS[-1]
