@@ -125,7 +125,7 @@ class PostgresDatabase:
                 try:
                     return fetch(session.cursor.execute(text, parameters))
                 except psycopg.OperationalError as error:
-                    cause = str(error).strip()
+                    cause = " ".join(str(error).split())
                     if not session.connection.closed:
                         break
         raise DatabaseUnavailable(cause, time.monotonic() - began)
@@ -168,7 +168,7 @@ class PostgresDatabase:
             if isinstance(error, errors.DiskFull):
                 raise StoreFull(0, 0) from error
             if isinstance(error, _GAVE_WAY) or (isinstance(error, psycopg.Error) and session.connection.closed):
-                raise DatabaseUnavailable(str(error).strip(), time.monotonic() - began) from error
+                raise DatabaseUnavailable(" ".join(str(error).split()), time.monotonic() - began) from error
             raise
 
     def _commit(self, session: Session, people: int | None, began: float) -> None:
@@ -178,7 +178,9 @@ class PostgresDatabase:
         except psycopg.Error as error:
             if people is not None:
                 self.people_generation.forget()
-            raise DatabaseUnavailable(str(error).strip(), time.monotonic() - began, is_undone=False) from error
+            raise DatabaseUnavailable(
+                " ".join(str(error).split()), time.monotonic() - began, is_undone=False
+            ) from error
         if people is not None:
             self.people_generation.wrote(people, at)
 

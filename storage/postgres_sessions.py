@@ -137,7 +137,7 @@ class Sessions:
             )
         except psycopg.OperationalError as error:
             now = monotonic()
-            self._cause = str(error).strip()
+            self._cause = " ".join(str(error).split())
             self._rest_until = now + min(REST * (now - began), REST_MAX)
             if now > self._said_at + LOG_PAUSE:
                 self._said_at = now
@@ -151,12 +151,14 @@ class Sessions:
 def connection_settings(url: str) -> dict[str, Any]:
     """What a URL says, by the names of libpq. StoreUnusable, without a word of the URL: a part of the password may be anywhere in it."""
     scheme, mark, rest = url.partition("://")
-    try:
-        if not mark or scheme not in SCHEMES:
-            raise psycopg.ProgrammingError
-        return {name: value for name, value in conninfo_to_dict(f"postgresql://{rest}").items() if value is not None}
-    except psycopg.ProgrammingError:
+    told: dict[str, Any] = {}
+    with contextlib.suppress(psycopg.ProgrammingError):
+        told = {name: value for name, value in conninfo_to_dict(f"postgresql://{rest}").items() if value is not None}
+    words = f"{told.get('host')} {told.get('dbname')}"  # an @ here comes out of a password with a / or an @ in it
+    is_port = str(told.get("port", 0)).replace(",", "").isdecimal()
+    if not mark or scheme not in SCHEMES or not told or "@" in words or not is_port:
         raise StoreUnusable(
             "the database's URL cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "with % and two hexadecimal digits for what is special in the password"
-        ) from None
+        )
+    return told

@@ -107,7 +107,7 @@ class SQLMetadata:
     def events(self, after: int, limit: int) -> list[Event]:
         """At most ``limit`` events of the outbox above sequence ``after``."""
         rows = self.database.rows(
-            "SELECT sequence, at, kind, repository, subject, detail FROM outbox"
+            "SELECT sequence, at, kind, repository, subject, detail FROM outbox"  # nosec B608: words of the database's own
             f" WHERE sequence > ?{self.database.settled} ORDER BY sequence LIMIT ?",
             (after, limit),
         )
@@ -197,7 +197,8 @@ class SQLMetadata:
         with self._transaction() as connection:
             repository_id = self._shrinking_repository(connection, repository)
             row = connection.execute(
-                "SELECT h.repository_id, h.manifest_id FROM manifests m JOIN repository_manifests h ON h.manifest_id = m.id"
+                "SELECT h.repository_id, h.manifest_id FROM manifests m"  # nosec B608: as above
+                " JOIN repository_manifests h ON h.manifest_id = m.id"
                 f" WHERE m.digest = ? AND h.repository_id = ?{self.database.for_update}",
                 (str(digest), repository_id),
             ).fetchone()
@@ -278,9 +279,8 @@ class SQLMetadata:
     def _keep_manifest(self, connection: Connection, manifest: Manifest) -> int:
         """The manifest's row, with its references where it is new. Damaged bytes are replaced: a push heals."""
         digest = str(manifest.digest)
-        row = connection.execute(
-            f"SELECT id, body FROM manifests WHERE digest = ?{self.database.for_share}", (digest,)
-        ).fetchone()
+        query = f"SELECT id, body FROM manifests WHERE digest = ?{self.database.for_share}"  # nosec B608: as above
+        row = connection.execute(query, (digest,)).fetchone()
         if row is not None:
             if row[1] != manifest.raw:
                 connection.execute(
