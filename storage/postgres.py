@@ -69,7 +69,10 @@ class _Transaction:
         return self._cursor.execute(_numbered(query), parameters)
 
     def executemany(self, query: str, rows: Sequence[Sequence[object]], /) -> None:
-        self._cursor.executemany(_numbered(query), rows)
+        if len(rows) == 1:  # psycopg sends more of them at once, which is dearer for one
+            self._cursor.execute(_numbered(query), rows[0])
+        else:
+            self._cursor.executemany(_numbered(query), rows)
 
 
 class PostgresDatabase:

@@ -46,7 +46,8 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",  # a machine that vanished is noticed in seconds, not in a quarter of an hour
 }
-_SETTINGS = "-c statement_timeout=10000 -c idle_in_transaction_session_timeout=30000 -c jit=off"
+_SETTINGS = "-c statement_timeout=10000 -c idle_in_transaction_session_timeout=30000 -c jit=off -c enable_seqscan=off"
+"""Milliseconds. Each look-up has its index, and a plan that was made while a table was small goes on to be used."""
 
 
 class _TextDumper(StrDumperUnknown):

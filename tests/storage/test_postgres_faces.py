@@ -347,10 +347,13 @@ def test_every_look_up_goes_by_an_index(database: PostgresDatabase, metadata: SQ
         for statement in (
             "INSERT INTO repositories SELECT i, i, 0 FROM generate_series(1, 2000) i",
             "INSERT INTO blobs SELECT i, i, 0, 0 FROM generate_series(1, 2000) i",
-            "INSERT INTO repository_blobs SELECT i, i, 0 FROM generate_series(1, 2000) i",
+            "INSERT INTO repository_blobs SELECT i, i, 0 FROM generate_series(2, 2000) i",
+            "INSERT INTO repository_blobs SELECT i, 1, 0 FROM generate_series(1, 2000) i",
             "INSERT INTO manifests SELECT i, i, '', '{}', 1, '' FROM generate_series(1, 2000) i",
-            "INSERT INTO repository_manifests SELECT i, i, '', 0 FROM generate_series(1, 2000) i",
+            "INSERT INTO repository_manifests SELECT i, i, '', 0 FROM generate_series(2, 2000) i",
+            "INSERT INTO repository_manifests SELECT i, 1, '', 0 FROM generate_series(1, 2000) i",
             "INSERT INTO tags SELECT 1, i, i, 0 FROM generate_series(1, 2000) i",
+            "INSERT INTO tags SELECT i, 'latest', 1, 0 FROM generate_series(1, 2000) i",
             "INSERT INTO accounts SELECT i, i, 'user', false, false, 1, 0 FROM generate_series(1, 2000) i",
             "INSERT INTO audit SELECT i, i, '', i, '', '', '', true, '' FROM generate_series(1, 2000) i",
             "ANALYZE",
@@ -362,13 +365,20 @@ def test_every_look_up_goes_by_an_index(database: PostgresDatabase, metadata: SQ
         for name, value in vars(module).items()
         if name.startswith(("_FIND", "_LIST", "_DROP", "_TRIM")) and isinstance(value, str)
     ]
-    assert len(queries) == 17
+    assert len(queries) == 18
     queries += [sql_people._rules_query(count) for count in (1, 3)]
     queries += [sql_audit._list_query(columns) for columns in ([], ["who"], ["kind"], ["who", "kind"])]
     for query in queries:
         plan = plan_of(database, query)
         assert "Index" in plan, plan
         assert "Seq Scan" not in plan, plan
+    for query, index in (
+        (sql_metadata._FIND_BLOB, "pk_repository_blobs"),
+        (sql_metadata._FIND_BY_TAG, "pk_tags"),
+        (sql_metadata._FIND_BY_TAG, "pk_repository_manifests"),
+        (sql_metadata._FIND_BY_DIGEST, "pk_repository_manifests"),
+    ):
+        assert f"using {index}" in plan_of(database, query), "a layer that all repositories hold is one row too"
 
 
 def test_what_a_foreign_key_looks_for_is_found_by_an_index(database: PostgresDatabase) -> None:
