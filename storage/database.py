@@ -7,6 +7,7 @@ The queries are written once, in `storage.sql_metadata`, `storage.sql_people` an
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum, auto
@@ -14,6 +15,14 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """Text with U+FFFD for what a database does not take: NUL and halves of surrogate pairs. People type what they like as their name."""
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 class Topic(Enum):

@@ -69,7 +69,10 @@ class _Transaction:
         return self._cursor.execute(_numbered(query), parameters)
 
     def executemany(self, query: str, rows: Sequence[Sequence[object]], /) -> None:
-        self._cursor.executemany(_numbered(query), rows)
+        if len(rows) == 1:  # psycopg sends more of them at once, which is dearer for one
+            self._cursor.execute(_numbered(query), rows[0])
+        else:
+            self._cursor.executemany(_numbered(query), rows)
 
 
 class PostgresDatabase:
@@ -101,11 +104,11 @@ class PostgresDatabase:
 
     def row(self, query: str, parameters: Sequence[object]) -> Any:
         """A query's first row, None where there is none. DatabaseUnavailable."""
-        return self._look_up(query, parameters, psycopg.Cursor.fetchone, None)
+        return self._look_up(query, parameters, psycopg.Cursor.fetchone)
 
     def rows(self, query: str, parameters: Sequence[object]) -> list[Any]:
         """A query's rows. DatabaseUnavailable."""
-        return self._look_up(query, parameters, psycopg.Cursor.fetchall, [])
+        return self._look_up(query, parameters, psycopg.Cursor.fetchall)
 
     def scan(self, query: str, key: int = 0, batch: int = BATCH) -> Iterator[tuple[object, ...]]:
         """Every row of a query for checks and collectors, a batch at a time, each a look-up of its own."""
@@ -117,27 +120,16 @@ class PostgresDatabase:
                 return
             after = rows[-1][key]
 
-    def _look_up(
-        self, query: str, parameters: Sequence[object], fetch: Callable[[psycopg.Cursor[Any]], T], nothing: T
-    ) -> T:
-        """Ask, on another connection where one turns out to be dead: a server that was started again is noticed here.
-
-        ``nothing``: the answer to text that PostgreSQL cannot store (NUL, half of a surrogate pair), and so has nowhere.
-        """
+    def _look_up(self, query: str, parameters: Sequence[object], fetch: Callable[[psycopg.Cursor[Any]], T]) -> T:
+        """Ask, on another connection where one turns out to be dead: a server that was started again is noticed here."""
         text, began = _numbered(query), time.monotonic()
         for _ in range(LOOK_UPS):
             with self._sessions.session() as session:
                 try:
                     return fetch(session.cursor.execute(text, parameters))
-                except UnicodeEncodeError:
-                    return nothing
-                except psycopg.DataError as error:
-                    if error.sqlstate is None:
-                        return nothing
-                    raise
                 except psycopg.OperationalError as error:
-                    cause = str(error).strip()
-                    if not session.connection.broken:
+                    cause = " ".join(str(error).split())
+                    if not session.connection.closed:
                         break
         raise DatabaseUnavailable(cause, time.monotonic() - began)
 
@@ -179,7 +171,7 @@ class PostgresDatabase:
             if isinstance(error, errors.DiskFull):
                 raise StoreFull(0, 0) from error
             if isinstance(error, _GAVE_WAY) or (isinstance(error, psycopg.Error) and session.connection.closed):
-                raise DatabaseUnavailable(str(error).strip(), time.monotonic() - began) from error
+                raise DatabaseUnavailable(" ".join(str(error).split()), time.monotonic() - began) from error
             raise
 
     def _commit(self, session: Session, people: int | None, began: float) -> None:
@@ -189,7 +181,9 @@ class PostgresDatabase:
         except psycopg.Error as error:
             if people is not None:
                 self.people_generation.forget()
-            raise DatabaseUnavailable(str(error).strip(), time.monotonic() - began, is_undone=False) from error
+            raise DatabaseUnavailable(
+                " ".join(str(error).split()), time.monotonic() - began, is_undone=False
+            ) from error
         if people is not None:
             self.people_generation.wrote(people, at)
 

@@ -20,7 +20,9 @@ from psycopg import RawCursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import StrDumperUnknown
 
+from storage.database import storable
 from storage.errors import DatabaseUnavailable, StoreUnusable
 
 logger = logging.getLogger("portside.storage")
@@ -44,7 +46,15 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",  # a machine that vanished is noticed in seconds, not in a quarter of an hour
 }
-_SETTINGS = "-c statement_timeout=10000 -c idle_in_transaction_session_timeout=30000 -c jit=off"
+_SETTINGS = "-c statement_timeout=10000 -c idle_in_transaction_session_timeout=30000 -c jit=off -c enable_seqscan=off"
+"""Milliseconds. Each look-up has its index, and a plan that was made while a table was small goes on to be used."""
+
+
+class _TextDumper(StrDumperUnknown):
+    """Text as PostgreSQL can store it: what it cannot is looked for as it would have been stored."""
+
+    def dump(self, obj: str) -> bytes:
+        return storable(obj).encode()
 
 
 class Session:
@@ -128,12 +138,13 @@ class Sessions:
             )
         except psycopg.OperationalError as error:
             now = monotonic()
-            self._cause = str(error).strip()
+            self._cause = " ".join(str(error).split())
             self._rest_until = now + min(REST * (now - began), REST_MAX)
             if now > self._said_at + LOG_PAUSE:
                 self._said_at = now
                 logger.warning("the database %s is not reached: %s", self.where, self._cause)
             raise DatabaseUnavailable(self._cause, now - began) from error
+        connection.adapters.register_dumper(str, _TextDumper)
         connection.adapters.register_dumper(int, Int8Dumper)  # one statement is prepared for all sizes of numbers
         return connection
 
@@ -141,12 +152,14 @@ class Sessions:
 def connection_settings(url: str) -> dict[str, Any]:
     """What a URL says, by the names of libpq. StoreUnusable, without a word of the URL: a part of the password may be anywhere in it."""
     scheme, mark, rest = url.partition("://")
-    try:
-        if not mark or scheme not in SCHEMES:
-            raise psycopg.ProgrammingError
-        return {name: value for name, value in conninfo_to_dict(f"postgresql://{rest}").items() if value is not None}
-    except psycopg.ProgrammingError:
+    told: dict[str, Any] = {}
+    with contextlib.suppress(psycopg.ProgrammingError):
+        told = {name: value for name, value in conninfo_to_dict(f"postgresql://{rest}").items() if value is not None}
+    words = f"{told.get('host')} {told.get('dbname')}"  # an @ here comes out of a password with a / or an @ in it
+    is_port = str(told.get("port", 0)).replace(",", "").isdecimal()
+    if not mark or scheme not in SCHEMES or not told or "@" in words or not is_port:
         raise StoreUnusable(
             "the database's URL cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "with % and two hexadecimal digits for what is special in the password"
-        ) from None
+        )
+    return told

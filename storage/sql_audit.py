@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from storage.database import Connection, Database, repeatable, retried
+from storage.database import Connection, Database, repeatable, retried, storable
 from storage.people import Actor, AuditRecord
 
 DETAIL_MAX = 1000
@@ -20,10 +19,6 @@ _FIND_FIRST = "SELECT min(sequence) FROM audit WHERE at >= ?"
 _TRIM = "DELETE FROM audit WHERE sequence IN (SELECT sequence FROM audit WHERE at < ? ORDER BY at LIMIT ?)"
 
 
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-"""NUL and halves of surrogate pairs: a database may not take them, and people type what they like where they log in."""
-
-
 def record_change(connection: Connection, kind: str, by: Actor, subject: str, detail: str) -> int:
     """Add the record of a change to the transaction that is under way; its sequence."""
     row = _row(AuditRecord(0, time.time(), kind, by.who, by.address, by.request_id, subject, True, detail))
@@ -33,7 +28,7 @@ def record_change(connection: Connection, kind: str, by: Actor, subject: str, de
 def _row(record: AuditRecord) -> tuple[object, ...]:
     """What is stored of a record: all of its words, in letters that can be."""
     words = (record.kind, record.who, record.address, record.request_id, record.subject, record.detail[:DETAIL_MAX])
-    kind, who, address, request_id, subject, detail = (_UNSTORABLE.sub("\ufffd", word) for word in words)
+    kind, who, address, request_id, subject, detail = (storable(word) for word in words)
     return (record.at, kind, who, address, request_id, subject, record.is_success, detail)
 
 

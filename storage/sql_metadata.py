@@ -30,26 +30,28 @@ OUTBOX_KEPT = 100_000
 OUTBOX_TRIM = 1000
 """Events that are kept, and after how many new ones the oldest are dropped."""
 
+# The row of a link is found by its whole key, also where PostgreSQL expects few links of a repository, or of a manifest, and finds many: so
+# both halves of the key are known before, and "+ 0" keeps it from looking for the repository's half alone.
 _FIND_BY_TAG = """
-SELECT m.digest, h.media_type, m.body FROM repositories r
-JOIN tags t ON t.repository_id = r.id JOIN manifests m ON m.id = t.manifest_id
-JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = t.manifest_id
-WHERE r.name = ? AND t.name = ?"""
+SELECT m.digest, h.media_type, m.body FROM tags t JOIN manifests m ON m.id = t.manifest_id
+JOIN repository_manifests h ON h.repository_id = t.repository_id + 0 AND h.manifest_id = t.manifest_id
+WHERE t.repository_id = (SELECT id FROM repositories WHERE name = ?) AND t.name = ?"""
 _FIND_BY_DIGEST = """
-SELECT m.digest, h.media_type, m.body FROM repositories r CROSS JOIN manifests m
-JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id
-WHERE r.name = ? AND m.digest = ?"""
+SELECT m.digest, h.media_type, m.body FROM repository_manifests h JOIN manifests m ON m.id = h.manifest_id
+WHERE h.repository_id = (SELECT id FROM repositories WHERE name = ?) AND h.manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
 _FIND_BLOB = """
-SELECT b.size FROM repositories r CROSS JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
-WHERE r.name = ? AND b.digest = ?"""
+SELECT b.size, b.id FROM repository_blobs l JOIN blobs b ON b.id = l.blob_id
+WHERE l.repository_id = (SELECT id FROM repositories WHERE name = ?) AND l.blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
+_FIND_BLOB_ANYWHERE = (
+    "SELECT b.size, b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id WHERE b.digest = ? LIMIT 1"
+)
 _FIND_REPOSITORY = "SELECT id FROM repositories WHERE name = ?"
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _LIST_REFERRERS = """
-SELECT h.media_type, m.digest, m.size, m.artifact_type, m.annotations FROM repositories r
-JOIN referrers f ON f.repository_id = r.id JOIN manifests m ON m.id = f.manifest_id
-JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = f.manifest_id
-WHERE r.name = ? AND f.subject = ? AND f.digest > ? ORDER BY f.digest LIMIT ?"""
+SELECT h.media_type, m.digest, m.size, m.artifact_type, m.annotations FROM referrers f JOIN manifests m ON m.id = f.manifest_id
+JOIN repository_manifests h ON h.repository_id = f.repository_id + 0 AND h.manifest_id = f.manifest_id
+WHERE f.repository_id = (SELECT id FROM repositories WHERE name = ?) AND f.subject = ? AND f.digest > ? ORDER BY f.digest LIMIT ?"""
 _LIST_REFERRERS_OF_TYPE = _LIST_REFERRERS.replace("f.subject = ?", "f.subject = ? AND f.artifact_type = ?")
 
 
@@ -107,7 +109,7 @@ class SQLMetadata:
     def events(self, after: int, limit: int) -> list[Event]:
         """At most ``limit`` events of the outbox above sequence ``after``."""
         rows = self.database.rows(
-            "SELECT sequence, at, kind, repository, subject, detail FROM outbox"
+            "SELECT sequence, at, kind, repository, subject, detail FROM outbox"  # nosec B608: words of the database's own
             f" WHERE sequence > ?{self.database.settled} ORDER BY sequence LIMIT ?",
             (after, limit),
         )
@@ -135,22 +137,17 @@ class SQLMetadata:
     @repeatable
     def mount_blob(self, repository: str, digest: Digest, source: str | None, by: Actor | None = None) -> int | None:
         """Link what another repository holds; its size."""
-        query = "SELECT b.id, b.size FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id"
+        query = _FIND_BLOB_ANYWHERE if source is None else _FIND_BLOB
+        named = () if source is None else (source,)
         with self._transaction() as connection:
-            if source is None:
-                row = connection.execute(f"{query} WHERE b.digest = ? LIMIT 1", (str(digest),)).fetchone()
-            else:
-                row = connection.execute(
-                    f"{query} JOIN repositories r ON r.id = l.repository_id WHERE b.digest = ? AND r.name = ?",
-                    (str(digest), source),
-                ).fetchone()
+            row = connection.execute(query, (*named, str(digest))).fetchone()
             if row is None:
                 return None
             now = time.time()
-            self._link(connection, self._repository(connection, repository, now), row[0], now)
+            self._link(connection, self._repository(connection, repository, now), row[1], now)
             words = "" if source is None else f" from {source}"
             self._note(connection, by, "blob.mount", repository, str(digest), {}, words)
-            return int(row[1])
+            return int(row[0])
 
     @retried
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
@@ -197,7 +194,8 @@ class SQLMetadata:
         with self._transaction() as connection:
             repository_id = self._shrinking_repository(connection, repository)
             row = connection.execute(
-                "SELECT h.repository_id, h.manifest_id FROM manifests m JOIN repository_manifests h ON h.manifest_id = m.id"
+                "SELECT h.repository_id, h.manifest_id FROM manifests m"  # nosec B608: as above
+                " JOIN repository_manifests h ON h.manifest_id = m.id"
                 f" WHERE m.digest = ? AND h.repository_id = ?{self.database.for_update}",
                 (str(digest), repository_id),
             ).fetchone()
@@ -278,9 +276,8 @@ class SQLMetadata:
     def _keep_manifest(self, connection: Connection, manifest: Manifest) -> int:
         """The manifest's row, with its references where it is new. Damaged bytes are replaced: a push heals."""
         digest = str(manifest.digest)
-        row = connection.execute(
-            f"SELECT id, body FROM manifests WHERE digest = ?{self.database.for_share}", (digest,)
-        ).fetchone()
+        query = f"SELECT id, body FROM manifests WHERE digest = ?{self.database.for_share}"  # nosec B608: as above
+        row = connection.execute(query, (digest,)).fetchone()
         if row is not None:
             if row[1] != manifest.raw:
                 connection.execute(

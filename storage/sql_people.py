@@ -281,18 +281,12 @@ class SQLPeople(SQLAudit):
             account = self._need_account(connection, credential.account)
             if epoch is not None and epoch != account.epoch:
                 raise PeopleUnknown(f"account:{account.name}")
+            purpose, limits = credential.purpose.value, json.dumps(credential.limits)
             times = (credential.created_at, credential.expires_at, credential.used_at)
             number = connection.execute(
                 "INSERT INTO credentials (account_id, purpose, name, secret_hash, created_at, expires_at, used_at, limits)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (
-                    account.id,
-                    credential.purpose.value,
-                    credential.name,
-                    secret_hash,
-                    *times,
-                    json.dumps(credential.limits),
-                ),
+                (account.id, purpose, credential.name, secret_hash, *times, limits),
             ).fetchone()[0]
             added = replace(credential, id=number)
             connection.execute(
@@ -310,9 +304,8 @@ class SQLPeople(SQLAudit):
         """Row and record, none where the account has no such credential."""
         with self._changes() as connection:
             holder = self._account_to_change(connection, account)
-            row = connection.execute(
-                f"{_CREDENTIAL} WHERE c.id = ? AND a.name = ?", (credential_id, account)
-            ).fetchone()
+            query = f"{_CREDENTIAL} WHERE c.id = ? AND a.name = ?"
+            row = connection.execute(query, (credential_id, account)).fetchone()
             if holder is None or row is None:
                 return False
             connection.execute("DELETE FROM credentials WHERE id = ?", (credential_id,))
