@@ -48,9 +48,14 @@ class Database(Protocol):
     no kept manifest. One that cannot be known cheaply is always odd.
 
     ``clock`` is the SQL for the database's own time, in seconds of the Unix clock: leases are taken and ended by one clock.
+
+    ``for_update`` and ``for_share`` end a ``SELECT`` whose rows nobody else may change until the transaction ends; empty where there is
+    one writer at a time.
     """
 
     clock: str
+    for_update: str
+    for_share: str
 
     @property
     def generation(self) -> Counter: ...

@@ -41,6 +41,8 @@ class SQLiteDatabase:
     """A `storage.database.Database` in a file below a root."""
 
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
+    for_update = ""
+    for_share = ""
 
     def __init__(self, root: Path) -> None:
         """Open a root, making or migrating its database. StoreUnusable, StoreTooNew."""
