@@ -92,6 +92,12 @@ class Unseen:
     def find_blob(self, repository: str, digest: Digest) -> None:
         return None
 
+    def find_link(self, repository: str, digest: Digest) -> None:
+        return None
+
+    def touch_blob(self, repository: str, digest: Digest) -> bool:
+        return False
+
     def list_tags(self, repository: str, limit: int, after: str) -> None:
         return None
 
@@ -120,12 +126,20 @@ class Registry:
     """distribution-spec on a blob store and metadata, behind the accounts of a hub."""
 
     def __init__(
-        self, store: BlobStore, metadata: Metadata, access: Access, tokens: TokenHandlers, api: Api, disk: Disk
+        self,
+        store: BlobStore,
+        metadata: Metadata,
+        access: Access,
+        tokens: TokenHandlers,
+        api: Api,
+        disk: Disk,
+        push_window: float,
     ) -> None:
+        """``push_window``: seconds that a blob may wait for its manifest (`storage.collector.Policy`)."""
         self._site = Site(metadata, api)
         self._access = access
         self._tokens = tokens
-        blobs = BlobHandlers(store, metadata, disk)
+        blobs = BlobHandlers(store, metadata, disk, push_window)
         uploads = UploadHandlers(store, metadata, disk)
         manifests = ManifestHandlers(metadata, disk)
         lists = ListHandlers(metadata)
@@ -133,7 +147,10 @@ class Registry:
         unseen = Unseen()
         self._handlers = _handlers(blobs, uploads, manifests, lists)
         self._unseen = _handlers(
-            BlobHandlers(store, unseen, disk), uploads, ManifestHandlers(unseen, disk), ListHandlers(unseen)
+            BlobHandlers(store, unseen, disk, push_window),
+            uploads,
+            ManifestHandlers(unseen, disk),
+            ListHandlers(unseen),
         )
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
