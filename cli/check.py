@@ -23,6 +23,7 @@ def check(
     Example: portside check --root /srv/hub
     """
     from cli.progress import human
+    from cli.tables import moment
     from storage.check import check as run
     from storage.errors import StorageError
 
@@ -44,6 +45,11 @@ def check(
         f"{report.blobs} blobs ({human(report.bytes)}), {report.manifests} manifests and {report.tags} tags verified; "
         f"{report.unreferenced} blobs that no repository holds, {report.sparse} references to what was never pushed"
     )
+    if report.scrubbed.last_ended:
+        ended = moment(report.scrubbed.last_ended)
+        print(
+            f"the last scrub read all {report.scrubbed.last_blobs} blobs, to {ended}; {report.scrubbed.last_damaged} were damaged"
+        )
     for line in report.repaired:
         print(f"repaired: {line}")
     for line in report.problems:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from auth.audit import Trail
 from auth.gate import Gate
+from cli.chores import Chores
 from registry.access import Access
 from registry.app import Registry
 from registry.origin import Network, Origin
 from registry.threads import Disk, Lookups
 from registry.tokens import TokenHandlers
+from storage.collector import DEFAULT_POLICY, UPLOAD_LIFETIME, Policy
 from storage.filesystem import FilesystemBlobStore
 from storage.sql_metadata import SQLMetadata
 from storage.sql_people import SQLPeople
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("portside.registry")
 
-UPLOAD_LIFETIME = 24 * 3600.0
-"""Seconds after which an upload that nobody goes on with is dropped."""
 TOKEN_SECONDS = 300.0
 """How long an access token lives."""
 SERVICE = "portside"
@@ -56,6 +56,7 @@ class Hub:
         people: SQLPeople,
         trail: Trail,
         audit_seconds: float,
+        chores: Chores,
         warm: Callable[[], object],
         closers: Sequence[Callable[[], None]],
     ) -> None:
@@ -64,12 +65,17 @@ class Hub:
         self._people = people
         self._trail = trail
         self._audit_seconds = audit_seconds
+        self._chores = chores
         self._warm = warm
         self._closers = closers
 
     def warm(self) -> None:
         """Import, in a thread of its own, what the first log-in needs: the event loop is not to wait for it."""
         threading.Thread(target=self._warm, name="warm").start()
+
+    def start_chores(self) -> None:
+        """Collect and scrub in the background from now on."""
+        self._chores.start()
 
     def has_news(self) -> bool:
         """Whether `flush` has something to write."""
@@ -88,6 +94,7 @@ class Hub:
 
     def close(self) -> None:
         """Write what waits, and end the threads."""
+        self._chores.close()
         for close in self._closers:
             close()
         self.flush()
@@ -105,8 +112,14 @@ def wire(
     audiences: Sequence[str] = (),
     foreign: Foreign | None = None,
     audit_seconds: float = 365 * 86400.0,
+    policy: Policy = DEFAULT_POLICY,
+    gc_interval: float = 0.0,
+    scrub: float = 0.0,
 ) -> Hub:
-    """Build a hub on a root. ``floor`` in bytes. What only accounts need is imported when the first account logs in."""
+    """Build a hub on a root. ``floor`` in bytes; ``gc_interval`` and ``scrub`` as for `cli.chores.Chores`.
+
+    What only accounts need is imported when the first account logs in.
+    """
     from auth.authenticator import Authenticator
     from auth.passwords import PasswordPool
     from auth.throttle import Throttle
@@ -151,5 +164,6 @@ def wire(
     )
     tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, lookups, service, audiences)
     store = FilesystemBlobStore(root, floor=floor)
-    registry = Registry(store, metadata, access, tokens, api, disk, lookups)
-    return Hub(registry, store, people, trail, audit_seconds, issuer, (pool.close, gate.close))
+    registry = Registry(store, metadata, access, tokens, api, disk, lookups, policy.window)
+    chores = Chores(metadata.database, store, policy, gc_interval, scrub)
+    return Hub(registry, store, people, trail, audit_seconds, chores, issuer, (pool.close, gate.close))

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from cli.collecting import UntaggedOption, WindowOption, parse_policy
 from cli.options import Failure, RootOption
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ def serve(
         str | None, typer.Option(metavar="ISSUER,JWKS,REALM", help="Whose tokens are taken, too.")
     ] = None,
     audit_days: Annotated[int, typer.Option(min=1, metavar="DAYS", help="How long the audit trail is kept.")] = 365,
+    gc_interval: Annotated[
+        float, typer.Option("--gc-interval", min=0, metavar="SECONDS", help="Between collections; 0: none.")
+    ] = 600.0,
+    untagged: UntaggedOption = None,
+    gc_grace: Annotated[str, typer.Option(metavar="TIME", help="How long what is unused can be rescued.")] = "1d",
+    push_window: WindowOption = "1d",
+    scrub: Annotated[
+        float, typer.Option(min=0, metavar="MB/S", help="How fast stored bytes are verified; 0: never.")
+    ] = 10.0,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Server processes.")] = 1,
     grace: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For requests, after SIGTERM.")] = 10.0,
     floor: Annotated[int | None, typer.Option(min=0, metavar="MIB", help="Free space kept (1 GiB or 5 %).")] = None,
@@ -58,6 +68,7 @@ def serve(
     from cli.workers import end_with_parent, keep_workers
 
     _check_url(external_url)
+    policy = parse_policy(push_window, gc_grace, untagged, grace_option="--gc-grace", window_option="--push-window")
     proxies = parse_networks(trusted_proxy or [])
     if inherited is not None:
         end_with_parent()
@@ -90,7 +101,11 @@ def serve(
         audiences=audience or [],
         foreign=_foreign(trust_issuer),
         audit_seconds=audit_days * 86400.0,
+        policy=policy,
+        gc_interval=gc_interval,
+        scrub=scrub * 1e6,
     )
+    hub.start_chores()
     if _has_accounts(metadata):
         hub.warm()
     try:

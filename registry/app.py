@@ -89,6 +89,12 @@ class Unseen:
     def find_blob(self, repository: str, digest: Digest) -> None:
         return None
 
+    def find_link(self, repository: str, digest: Digest) -> None:
+        return None
+
+    def touch_blob(self, repository: str, digest: Digest) -> bool:
+        return False
+
     def list_tags(self, repository: str, limit: int, after: str) -> None:
         return None
 
@@ -125,12 +131,14 @@ class Registry:
         api: Api,
         disk: Disk,
         lookups: Lookups,
+        push_window: float,
     ) -> None:
+        """``push_window``: seconds that a blob may wait for its manifest (`storage.collector.Policy`)."""
         self._lookups = lookups
         self._site = Site(metadata, api)
         self._access = access
         self._tokens = tokens
-        blobs = BlobHandlers(store, metadata, disk)
+        blobs = BlobHandlers(store, metadata, disk, push_window)
         uploads = UploadHandlers(store, metadata, disk)
         manifests = ManifestHandlers(metadata, disk)
         lists = ListHandlers(metadata)
@@ -138,7 +146,10 @@ class Registry:
         unseen = Unseen()
         self._handlers = _handlers(blobs, uploads, manifests, lists)
         self._unseen = _handlers(
-            BlobHandlers(store, unseen, disk), uploads, ManifestHandlers(unseen, disk), ListHandlers(unseen)
+            BlobHandlers(store, unseen, disk, push_window),
+            uploads,
+            ManifestHandlers(unseen, disk),
+            ListHandlers(unseen),
         )
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:

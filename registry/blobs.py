@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Awaitable
+from time import time
 from typing import Protocol
 
+from auth.policy import PUSH
 from oci.digest import Digest
 from oci.errors import ErrorCode
 from registry.errors import RequestError
@@ -14,6 +17,7 @@ from registry.routes import Route
 from registry.threads import Disk
 from storage.blobs import BlobReader
 from storage.errors import BlobNotFound
+from storage.metadata import HeldBlob
 from storage.people import Actor
 
 logger = logging.getLogger("portside.registry")
@@ -35,22 +39,44 @@ class Links(Protocol):
     """The part of the metadata that serving blobs needs."""
 
     def find_blob(self, repository: str, digest: Digest) -> int | None: ...
+    def find_link(self, repository: str, digest: Digest) -> HeldBlob | None: ...
+    def touch_blob(self, repository: str, digest: Digest) -> bool: ...
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None) -> bool: ...
 
 
 class BlobHandlers:
     """The blob end-points."""
 
-    def __init__(self, blobs: Blobs, links: Links, disk: Disk) -> None:
+    def __init__(self, blobs: Blobs, links: Links, disk: Disk, push_window: float) -> None:
         self._blobs = blobs
         self._links = links
         self._disk = disk
+        self._push_window = push_window
 
-    def head(self, request: Request, route: Route) -> Response:
-        """The size from one stat; the blob is never opened."""
-        digest, size = self._linked(route)
-        if self._blobs.size(digest) != size:
-            raise _lost(digest, route.repository)
+    def head(self, request: Request, route: Route) -> Response | Awaitable[Response]:
+        """The size from one stat; the blob is never opened.
+
+        Who may push here may be about to push a manifest that counts on the blob: then its link is to be there for at least half a
+        window more, and the answer waits until that is written.
+        """
+        digest = route.reference
+        assert isinstance(digest, Digest)
+        held = self._links.find_link(route.repository, digest)
+        if held is None:
+            raise _unknown(digest, route.repository)
+        if self._blobs.size(digest) != held.size:
+            raise self._lost(digest, route.repository)
+        if held.linked_at < time() - self._push_window / 2 and request.identity.may(PUSH, route.repository):
+            return self._touched(request, route.repository, digest, held.size)
+        return self._there(request, digest, held.size)
+
+    async def _touched(self, request: Request, repository: str, digest: Digest, size: int) -> Response:
+        if not await self._disk.run(self._links.touch_blob, repository, digest):
+            raise _unknown(digest, repository)
+        return self._there(request, digest, size)
+
+    @staticmethod
+    def _there(request: Request, digest: Digest, size: int) -> Response:
         headers = _headers(digest)
         if request.holds(digest):
             return Response(304, headers)
@@ -65,10 +91,10 @@ class BlobHandlers:
         try:
             reader = self._blobs.open(digest)
         except BlobNotFound:
-            raise _lost(digest, route.repository) from None
+            raise self._lost(digest, route.repository) from None
         try:
             if reader.size != size:
-                raise _lost(digest, route.repository)
+                raise self._lost(digest, route.repository)
             span = self._span(request, digest, reader.size)
             offset, length, status = (0, reader.size, 200) if span is None else (*span, 206)
             headers.append((b"content-length", b"%d" % length))
@@ -97,6 +123,19 @@ class BlobHandlers:
         if size is None:
             raise _unknown(digest, route.repository)
         return digest, size
+
+    def _lost(self, digest: Digest, repository: str) -> RequestError:
+        """A blob that was acknowledged and whose file is gone or of another size. It is answered as unknown: then clients push it again.
+
+        One whose link is gone by now, too, was deleted and collected between two look-ups: no damage.
+        """
+        if self._links.find_blob(repository, digest) is not None:
+            logger.error(
+                "blob %s of %s is missing or damaged on disk: the next push of it heals it; run `portside check`",
+                digest,
+                repository,
+            )
+        return _unknown(digest, repository)
 
     @staticmethod
     def _span(request: Request, digest: Digest, size: int) -> tuple[int, int] | None:
@@ -139,16 +178,6 @@ def _headers(digest: Digest) -> Headers:
         (b"accept-ranges", b"bytes"),
         (b"cache-control", b"max-age=31536000"),
     ]
-
-
-def _lost(digest: Digest, repository: str) -> RequestError:
-    """A blob that was acknowledged and whose file is gone or of another size. It is answered as unknown: then clients push it again."""
-    logger.error(
-        "blob %s of %s is missing or damaged on disk: the next push of it heals it; run `portside check`",
-        digest,
-        repository,
-    )
-    return _unknown(digest, repository)
 
 
 def _unknown(digest: Digest | str, repository: str) -> RequestError:

@@ -7,6 +7,7 @@ link in the metadata are on disk.
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from auth.identity import Identity
@@ -35,6 +36,7 @@ class Store(Protocol):
     def resume(self, scope: str, upload_id: str) -> Upload: ...
     def offset(self, scope: str, upload_id: str) -> int: ...
     def size(self, digest: Digest) -> int | None: ...
+    def publishing(self, digest: Digest) -> AbstractContextManager[None]: ...
 
 
 class Links(Protocol):
@@ -204,8 +206,10 @@ class UploadHandlers:
             upload.close()
 
     def _commit(self, by: Actor | None, repository: str, upload: Upload, digest: Digest) -> None:
-        size = upload.commit(digest)
-        self._links.link_blob(repository, digest, size, by)
+        upload.prepare(digest)
+        with self._store.publishing(digest):
+            size = upload.commit(digest)
+            self._links.link_blob(repository, digest, size, by)
 
     def _cancel(self, repository: str, upload_id: str) -> None:
         self._store.resume(repository, upload_id).cancel()

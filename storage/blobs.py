@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from oci.digest import Digest
@@ -48,8 +49,8 @@ class BlobStore(Protocol):
         """How many bytes of an upload are kept, without taking it up; UploadNotFound."""
         ...
 
-    def delete(self, digest: Digest) -> bool:
-        """Remove a blob's bytes for good; whether it was there. Only a garbage collector, which knows the references, calls this."""
+    def publishing(self, digest: Digest) -> AbstractContextManager[None]:
+        """Held around an upload's `commit` and the recording of its blob, where a lock keeps collectors out; else nothing."""
         ...
 
     def digests(self) -> Iterator[Digest]:

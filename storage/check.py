@@ -5,15 +5,16 @@ It runs beside live servers: what looks wrong is looked at once more before it i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from oci.digest import Digest, InvalidDigest
+from storage.damage import is_damaged, set_aside, verify
 from storage.errors import BlobNotFound
-from storage.filesystem import FilesystemBlobStore, digest_file
+from storage.filesystem import FilesystemBlobStore
+from storage.scrub import Scrubbed, scrubbed
 from storage.sql_metadata import SQLMetadata
 from storage.sqlite import SQLiteDatabase
 
@@ -39,7 +40,9 @@ class Report:
     manifests: int = 0
     tags: int = 0
     unreferenced: int = 0
-    """Blob files that no repository knows: a crash between publishing and recording leaves them. Harmless; a collector takes them."""
+    """Blob files that no row knows: a crash between publishing and recording leaves them. The collector takes them."""
+    scrubbed: Scrubbed = field(default_factory=Scrubbed)
+    """How far the servers are with reading all bytes by themselves."""
     sparse: int = 0
     """References to content that was never pushed to the hub, which sparse images and indexes may have."""
 
@@ -57,6 +60,7 @@ def check(root: Path, *, repair: bool = False, progress: Progress | None = None)
         _check_manifests(metadata, report)
         _check_tags(metadata, report)
         _check_references(store, metadata, report)
+        report.scrubbed = scrubbed(database)
     finally:
         metadata.close()
     return report
@@ -96,7 +100,7 @@ def _verified(store: FilesystemBlobStore, pool: ThreadPoolExecutor) -> Iterator[
     walk = store.digests()
     while True:
         while len(waiting) < AHEAD and (digest := next(walk, None)) is not None:
-            waiting.append((digest, pool.submit(_is_good, store, digest)))
+            waiting.append((digest, pool.submit(verify, store, digest)))
         if not waiting:
             return
         digest, future = waiting.pop(0)
@@ -107,43 +111,15 @@ def _verified(store: FilesystemBlobStore, pool: ThreadPoolExecutor) -> Iterator[
         yield digest, size, is_good
 
 
-def _is_good(store: FilesystemBlobStore, digest: Digest) -> tuple[int, bool]:
-    """A blob's size, and whether its bytes have its digest; one that cannot be read is not good. BlobNotFound."""
-    reader = store.open(digest)
-    try:
-        return reader.size, _has_digest(reader.fileno(), digest)
-    finally:
-        reader.close()
-
-
-def _has_digest(fd: int, digest: Digest) -> bool:
-    try:
-        return digest_file(fd, digest.algorithm) == digest
-    except OSError:  # the disk cannot read it
-        return False
-
-
 def _look_again(store: FilesystemBlobStore, digest: Digest, report: Report, repair: bool) -> None:
-    """Report what is damaged still: a push may have healed it, a collector removed it. And never move the bytes of such a push aside."""
-    try:
-        reader = store.open(digest)
-    except BlobNotFound:
-        return
-    try:
-        inode = os.fstat(reader.fileno()).st_ino
-        if _has_digest(reader.fileno(), digest):
-            return
-    finally:
-        reader.close()
+    """Report what is damaged still: a push may have healed it, a collector removed it."""
     if not repair:
-        report.problems.append(
-            f"blob {digest} is damaged: its bytes have another digest. Run `portside check --repair`, then push an image that has it"
-        )
+        if is_damaged(store, digest):
+            report.problems.append(
+                f"blob {digest} is damaged: its bytes have another digest. Run `portside check --repair`, then push an image that has it"
+            )
         return
-    try:
-        aside = store.quarantine(digest, inode)
-    except BlobNotFound:
-        return
+    aside = set_aside(store, digest)
     if aside is None:
         return
     report.repaired.append(

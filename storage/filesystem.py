@@ -18,12 +18,13 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oci.digest import HEX_LENGTH, Digest, Hasher, InvalidDigest, hasher
 from storage.errors import BlobNotFound, DigestMismatch, StoreFull, UploadBusy, UploadNotFound
 from storage.paths import BLOB_MODE, PRIVATE_MODE, make_directory, prepare, prepare_blobs, sync_directory
+from storage.publishing import Guard
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write. From 128 KiB on ext4 takes page cache in blocks that a virtual machine's free page reporting may have given back to
@@ -101,6 +102,7 @@ class FileUpload:
         self._checked = self._offset
         self._hashed = self._offset
         self._hasher: Hasher | None = hasher() if self._offset == 0 else store.hash_states.take(upload_id, self._offset)
+        self._prepared: tuple[Digest, int] | None = None
 
     @property
     def offset(self) -> int:
@@ -130,8 +132,8 @@ class FileUpload:
             self._hasher.update(data)
             self._hashed += len(data)
 
-    def commit(self, expected: Digest) -> int:
-        """Compare, sync, rename, sync the directory; the size. DigestMismatch; StoreFull; OSError.
+    def prepare(self, expected: Digest) -> None:
+        """Compare and sync; DigestMismatch; StoreFull; OSError.
 
         The bytes are gone after a mismatch, and after a sync that failed: the kernel may have dropped what it could not write and would
         call the next sync a success (man 2 fsync).
@@ -140,10 +142,19 @@ class FileUpload:
         if actual != expected:
             self.cancel()
             raise DigestMismatch(expected, actual, self._offset)
+        try:
+            self._store.make_fan_out(self._store.paths.blob(expected).parent)
+            self._sync()
+        except OSError as error:
+            raise self._store.translate(error) from error
+        self._prepared = (expected, self._offset)
+
+    def commit(self, expected: Digest) -> int:
+        """`prepare`, where that was not done; rename, sync the directory; the size. DigestMismatch; StoreFull; OSError."""
+        if self._prepared != (expected, self._offset):
+            self.prepare(expected)
         target = self._store.paths.blob(expected)
         try:
-            self._store.make_fan_out(target.parent)
-            self._sync()
             os.rename(self._path, target)
             os.fchmod(self._fd, BLOB_MODE)  # not before: an upload that stays has to be one that can be written
             sync_directory(target.parent)
@@ -189,6 +200,7 @@ class FilesystemBlobStore:
         self.paths = prepare(root)
         prepare_blobs(self.paths)
         self.hash_states = HashStates()
+        self.guard = Guard(self.paths)
         self._blobs = str(self.paths.blobs)
         self._floor = floor
         self._synced: set[Path] = set()
@@ -246,26 +258,25 @@ class FilesystemBlobStore:
         except FileNotFoundError:
             raise UploadNotFound(upload_id) from None
 
-    def delete(self, digest: Digest) -> bool:
-        """Unlink the file, durably."""
-        path = self.paths.blob(digest)
+    @contextlib.contextmanager
+    def publishing(self, digest: Digest) -> Iterator[None]:
+        """Around `commit` and the recording of its blob: no collector takes bytes that have a name and no link yet. StoreFull."""
         try:
-            path.unlink()
-        except FileNotFoundError:
-            return False
-        sync_directory(path.parent)
-        return True
+            with self.guard.publishing(digest):
+                yield
+        except OSError as error:
+            raise self.translate(error) from error
 
-    def digests(self) -> Iterator[Digest]:
-        """Walk the fan-out directories. Files whose names are no digests are passed over."""
-        for algorithm in HEX_LENGTH:
+    def digests(self, after: str = "") -> Iterator[Digest]:
+        """Walk the fan-out directories, in order, above the digest ``after``. Files whose names are no digests are passed over."""
+        for algorithm in sorted(HEX_LENGTH):
             for directory in sorted((self.paths.blobs / algorithm).iterdir()):
-                if directory.is_dir():
-                    for name in sorted(os.listdir(directory)):
-                        try:
-                            yield Digest.parse(f"{algorithm}:{name}")
-                        except InvalidDigest:
-                            continue
+                if f"{algorithm}:{directory.name}~" < after or not directory.is_dir():
+                    continue
+                for name in sorted(os.listdir(directory)):
+                    if (text := f"{algorithm}:{name}") > after:
+                        with contextlib.suppress(InvalidDigest):
+                            yield Digest.parse(text)
 
     def adopt(self, digest: Digest, source: Path) -> bool:
         """Hard-link a file of another store, once its bytes are verified; False where it is missing, damaged or on another filesystem."""
@@ -380,8 +391,8 @@ class FilesystemBlobStore:
         return self.paths.uploads / upload_id
 
 
-def digest_file(fd: int, algorithm: str) -> Digest:
-    """The digest of a whole file, read from its beginning; the descriptor's position is not used."""
+def digest_file(fd: int, algorithm: str, pace: Callable[[int], None] | None = None) -> Digest:
+    """The digest of a whole file, read from its beginning; the descriptor's position is not used. ``pace`` is told of each read."""
     state = hasher(algorithm)
     buffer = bytearray(READ_SIZE)
     view = memoryview(buffer)
@@ -389,6 +400,8 @@ def digest_file(fd: int, algorithm: str) -> Digest:
     while size := os.preadv(fd, [buffer], offset):
         state.update(view[:size])
         offset += size
+        if pace is not None:
+            pace(size)
     return Digest.from_hasher(algorithm, state)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from oci.descriptor import Descriptor
 from oci.digest import Digest
@@ -41,6 +41,13 @@ class ReferrersPage:
     more: bool
 
 
+class HeldBlob(NamedTuple):
+    """A link: the blob's size in bytes as it was when it was pushed, and when the link was last counted on (seconds of the Unix clock)."""
+
+    size: int
+    linked_at: float
+
+
 class Facts(Protocol):
     """The look-ups. Each is a few microseconds on SQLite: they run on the event loop."""
 
@@ -50,6 +57,10 @@ class Facts(Protocol):
 
     def find_blob(self, repository: str, digest: Digest) -> int | None:
         """The size in bytes, as it was when it was pushed, of a blob that the repository holds a link to; None without a link."""
+        ...
+
+    def find_link(self, repository: str, digest: Digest) -> HeldBlob | None:
+        """As `find_blob`, with how fresh the link is: for who is going to push a manifest that refers to the blob."""
         ...
 
     def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
@@ -87,6 +98,10 @@ class Changes(Protocol):
 
     def mount_blob(self, repository: str, digest: Digest, source: str | None, by: Actor | None = None) -> int | None:
         """Link a blob that ``source`` (any repository where None) holds; its size in bytes, None where it does not."""
+        ...
+
+    def touch_blob(self, repository: str, digest: Digest) -> bool:
+        """Count on the link from now on, as a push does; whether it is there. No event: nothing that anybody sees has changed."""
         ...
 
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:

@@ -14,8 +14,13 @@
             sha512/…
         uploads/
             <32 hex>-<16 hex>    0600: bytes on their way; its size is the upload's offset, flock(2) says that it is being written
+        publishing/              what guards a push from its blob's name to its link (storage.publishing)
+            lock, turnstile      flock(2): shared by pushes, alone for the collector
+            sha256-abcdef….x     0600, empty: a push of that blob is under way, or was cut
+        trash/
+            sha256-abcdef…       bytes that nobody refers to, about to be unlinked (storage.file_collecting)
         quarantine/
-            sha256-abcdef….1     damaged bytes that `portside check --repair` moved aside
+            sha256-abcdef….1     damaged bytes that `portside check --repair` or the scrub moved aside
         auth/keys/               the keys that sign tokens (auth.keys)
         tls/                     the hub's own certificate authority and its server certificate (auth.authority)
         engine/                  the engine's; nothing here looks into it
@@ -68,6 +73,14 @@ class Paths:
         return self.root / "uploads"
 
     @property
+    def publishing(self) -> Path:
+        return self.root / "publishing"
+
+    @property
+    def trash(self) -> Path:
+        return self.root / "trash"
+
+    @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
 
@@ -92,7 +105,7 @@ def prepare(root: Path) -> Paths:
 def prepare_blobs(paths: Paths) -> None:
     """Make the directories that blobs need; StoreUnusable."""
     try:
-        for directory in (paths.blobs, paths.uploads, paths.quarantine):
+        for directory in (paths.blobs, paths.uploads, paths.publishing, paths.trash, paths.quarantine):
             make_directory(directory)
         for algorithm in HEX_LENGTH:
             make_directory(paths.blobs / algorithm)

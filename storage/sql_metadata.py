@@ -22,7 +22,7 @@ from oci.descriptor import Descriptor
 from oci.digest import Digest
 from oci.manifest import Manifest
 from storage.database import Connection, Database, Topic, repeatable, retried
-from storage.metadata import Event, Page, ReferrersPage, StoredManifest
+from storage.metadata import Event, HeldBlob, Page, ReferrersPage, StoredManifest
 from storage.people import Actor
 from storage.sql_audit import record_change
 
@@ -42,6 +42,7 @@ WHERE h.repository_id = (SELECT id FROM repositories WHERE name = ?) AND h.manif
 _FIND_BLOB = """
 SELECT b.size, b.id FROM repository_blobs l JOIN blobs b ON b.id = l.blob_id
 WHERE l.repository_id = (SELECT id FROM repositories WHERE name = ?) AND l.blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
+_FIND_LINK = _FIND_BLOB.replace("b.size, b.id", "b.size, l.linked_at")
 _FIND_BLOB_ANYWHERE = (
     "SELECT b.size, b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id WHERE b.digest = ? LIMIT 1"
 )
@@ -77,6 +78,11 @@ class SQLMetadata:
         """The recorded size, where the link is there."""
         row = self.database.row(_FIND_BLOB, (repository, str(digest)))
         return None if row is None else int(row[0])
+
+    def find_link(self, repository: str, digest: Digest) -> HeldBlob | None:
+        """The recorded size and when the link was touched, where it is there."""
+        row = self.database.row(_FIND_LINK, (repository, str(digest)))
+        return None if row is None else HeldBlob(*row)
 
     def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
         """One range of the primary key."""
@@ -149,6 +155,22 @@ class SQLMetadata:
             self._note(connection, by, "blob.mount", repository, str(digest), {}, words)
             return int(row[0])
 
+    @repeatable
+    def touch_blob(self, repository: str, digest: Digest) -> bool:
+        """One row, that no generation tells of."""
+        with self.database.transaction() as connection:
+            row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_share}", (repository,)).fetchone()
+            if row is None:
+                return False
+            return (
+                connection.execute(
+                    "UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL"
+                    " WHERE repository_id = ? AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
+                    (time.time(), row[0], str(digest)),
+                ).rowcount
+                > 0
+            )
+
     @retried
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
         """Drop the link."""
@@ -171,7 +193,8 @@ class SQLMetadata:
             manifest_id = self._keep_manifest(connection, manifest)
             connection.execute(
                 "INSERT INTO repository_manifests (repository_id, manifest_id, media_type, pushed_at) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (repository_id, manifest_id) DO UPDATE SET media_type = excluded.media_type, pushed_at = excluded.pushed_at",
+                " ON CONFLICT (repository_id, manifest_id) DO UPDATE SET"
+                " media_type = excluded.media_type, pushed_at = excluded.pushed_at, doomed_at = NULL",
                 (repository_id, manifest_id, manifest.media_type, now),
             )
             if manifest.subject is not None:
@@ -201,21 +224,7 @@ class SQLMetadata:
             ).fetchone()
             if row is None:
                 return False
-            tags = connection.execute(
-                "DELETE FROM tags WHERE repository_id = ? AND manifest_id = ? RETURNING name", row
-            ).fetchall()
-            connection.execute(
-                "DELETE FROM referrers WHERE repository_id = ? AND digest = ? AND subject IN"
-                " (SELECT digest FROM manifest_references WHERE manifest_id = ? AND kind = 'subject')",
-                (row[0], str(digest), row[1]),
-            )
-            connection.execute("DELETE FROM repository_manifests WHERE repository_id = ? AND manifest_id = ?", row)
-            held = "SELECT 1 FROM repository_manifests WHERE manifest_id = ? LIMIT 1"
-            if connection.execute(held, row[1:]).fetchone() is None:
-                connection.execute("DELETE FROM manifest_references WHERE manifest_id = ?", row[1:])
-                connection.execute("DELETE FROM manifests WHERE id = ?", row[1:])
-            words = _with_tags(sorted(tag for (tag,) in tags))
-            self._note(connection, by, "manifest.delete", repository, str(digest), {}, words)
+            self.drop_manifest(connection, repository, str(digest), row, by)
             return True
 
     @retried
@@ -269,7 +278,7 @@ class SQLMetadata:
     def _link(connection: Connection, repository_id: int, blob_id: int, now: float) -> None:
         connection.execute(
             "INSERT INTO repository_blobs (repository_id, blob_id, linked_at) VALUES (?, ?, ?)"
-            " ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = excluded.linked_at",
+            " ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = excluded.linked_at, doomed_at = NULL",
             (repository_id, blob_id, now),
         )
 
@@ -301,6 +310,27 @@ class SQLMetadata:
             [(manifest_id, kind, str(target)) for kind, target in references],
         )
         return manifest_id
+
+    @classmethod
+    def drop_manifest(
+        cls, connection: Connection, repository: str, digest: str, held: tuple[int, int], by: Actor | None
+    ) -> None:
+        """Take a manifest out of a repository, for a person or for the collector. ``held``: the ids of both."""
+        tags = connection.execute(
+            "DELETE FROM tags WHERE repository_id = ? AND manifest_id = ? RETURNING name", held
+        ).fetchall()
+        connection.execute(
+            "DELETE FROM referrers WHERE repository_id = ? AND digest = ? AND subject IN"
+            " (SELECT digest FROM manifest_references WHERE manifest_id = ? AND kind = 'subject')",
+            (held[0], digest, held[1]),
+        )
+        connection.execute("DELETE FROM repository_manifests WHERE repository_id = ? AND manifest_id = ?", held)
+        others = "SELECT 1 FROM repository_manifests WHERE manifest_id = ? LIMIT 1"
+        if connection.execute(others, held[1:]).fetchone() is None:
+            connection.execute("DELETE FROM manifest_references WHERE manifest_id = ?", held[1:])
+            connection.execute("DELETE FROM manifests WHERE id = ?", held[1:])
+        words = _with_tags(sorted(tag for (tag,) in tags))
+        cls._note(connection, by, "manifest.delete", repository, digest, {}, words)
 
     @staticmethod
     def _note(

@@ -2,7 +2,7 @@
 
 State machine::
 
-    start -> OPEN --write+hash--> OPEN --commit--> a blob (201)
+    start -> OPEN --write+hash--> OPEN --(prepare) commit--> a blob (201)
                  \\--close---> RESUMABLE --resume--> OPEN
                  \\--cancel--> gone
     RESUMABLE --(expires)--> gone
@@ -35,6 +35,13 @@ class Upload(Protocol):
 
     def hash(self, data: bytes | bytearray | memoryview) -> None:
         """Add the same bytes to the digest."""
+        ...
+
+    def prepare(self, expected: Digest) -> None:
+        """Do what takes long of a commit: compare, and sync the bytes, which nobody sees yet. DigestMismatch, StoreFull.
+
+        So that the step between a blob's name and its link is short: a collector waits for it, and pushes for the collector.
+        """
         ...
 
     def commit(self, expected: Digest) -> int:

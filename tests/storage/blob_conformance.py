@@ -160,11 +160,32 @@ class BlobStoreConformance:
         push(store, b"hello")
         assert content(store, digest) == b"hello"
 
-    def test_deleting(self, store: BlobStore) -> None:
-        digest = push(store, b"hello")
-        assert store.delete(digest)
-        assert not store.delete(digest)
+    def test_a_commit_that_was_prepared(self, store: BlobStore) -> None:
+        digest = Digest.of(BIG)
+        upload = store.start(SCOPE)
+        append(upload, BIG)
+        upload.prepare(digest)
         assert store.size(digest) is None
+        with store.publishing(digest):
+            assert upload.commit(digest) == len(BIG)
+        assert content(store, digest) == BIG
+
+    def test_what_is_added_after_preparing_counts(self, store: BlobStore) -> None:
+        upload = store.start(SCOPE)
+        append(upload, b"hel")
+        upload.prepare(Digest.of(b"hel"))
+        append(upload, b"lo")
+        with pytest.raises(DigestMismatch):
+            upload.commit(Digest.of(b"hel"))
+        assert list(store.digests()) == []
+
+    def test_preparing_other_bytes_than_announced(self, store: BlobStore) -> None:
+        upload = store.start(SCOPE)
+        append(upload, b"hello")
+        with pytest.raises(DigestMismatch):
+            upload.prepare(Digest.of(b"other"))
+        with pytest.raises(UploadNotFound):
+            store.offset(SCOPE, upload.id)
 
     def test_pushes_at_once_of_the_same_blob(self, store: BlobStore) -> None:
         failures: list[BaseException] = []

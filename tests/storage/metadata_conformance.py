@@ -145,6 +145,26 @@ class MetadataConformance:
         assert nothing is not None
         assert nothing.names == []
 
+    def test_a_link_tells_when_it_was_counted_on_last(self, metadata: Metadata) -> None:
+        assert metadata.find_link("app", A) is None
+        assert not metadata.touch_blob("app", A)
+        began = time.time()
+        metadata.link_blob("app", A, 7)
+        first = metadata.find_link("app", A)
+        assert first is not None
+        assert (first.size, began <= first.linked_at <= time.time()) == (7, True)
+        events, generation = metadata.events(0, 100), metadata.generation()
+        assert metadata.touch_blob("app", A)
+        second = metadata.find_link("app", A)
+        assert second is not None
+        assert second.linked_at > first.linked_at
+        assert (metadata.events(0, 100), metadata.generation()) == (events, generation), "a touch is no news"
+        metadata.mount_blob("app", A, "app")
+        third = metadata.find_link("app", A)
+        assert third is not None
+        assert third.linked_at > second.linked_at
+        assert metadata.find_link("other", A) is None
+
     def test_repositories_come_in_pages_in_byte_order(self, metadata: Metadata) -> None:
         names = ["a", "a-b", "a/b", "a/b/c", "a0", "b"]
         for name in reversed(names):

@@ -86,7 +86,7 @@ def test_what_is_deleted_meanwhile_is_no_damage(hub: Hub) -> None:
     digest = Digest.of(b"7")
     damage(hub, digest)
     hub.metadata.unlink_blob("app", digest)
-    report = check_while(hub, digest, lambda: hub.store.delete(digest))
+    report = check_while(hub, digest, hub.store.paths.blob(digest).unlink)
     assert report.problems == report.repaired == []
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_blob_is_found_moved_aside_and_healed(hub: Hub) -> None:
 
 
 def test_a_missing_blob_is_found(hub: Hub) -> None:
-    hub.store.delete(Digest.of(b"9"))
+    hub.store.paths.blob(Digest.of(b"9")).unlink()
     (problem,) = check(hub.root).problems
     assert f"{Digest.of(b'9')} is missing" in problem
 
@@ -145,7 +145,7 @@ def test_the_command(hub: Hub, tmp_path: Path) -> None:
     well = portside_check(hub.root)
     assert (well.returncode, well.stderr) == (0, "")
     assert "151 blobs" in well.stdout
-    hub.store.delete(Digest.of(b"9"))
+    hub.store.paths.blob(Digest.of(b"9")).unlink()
     ill = portside_check(hub.root, "--repair")
     assert ill.returncode == 1
     assert "is missing" in ill.stdout

@@ -534,7 +534,7 @@ def test_migrations_go_up_and_down(postgres_server: Postgres) -> None:
 def test_a_migration_that_fails_changes_nothing(postgres_server: Postgres) -> None:
     url = postgres_server.database("template0")
     migrate(url, VERSIONS[-2])
-    execute(url, "CREATE TABLE counters (theirs int)")
+    execute(url, "CREATE TABLE signing_keys (theirs int)")
     before = schema_of(url)
     with pytest.raises(Exception, match="already exists"):
         migrate(url)

@@ -365,7 +365,7 @@ def test_every_look_up_goes_by_an_index(database: PostgresDatabase, metadata: SQ
         for name, value in vars(module).items()
         if name.startswith(("_FIND", "_LIST", "_DROP", "_TRIM")) and isinstance(value, str)
     ]
-    assert len(queries) == 18
+    assert len(queries) == 19
     queries += [sql_people._rules_query(count) for count in (1, 3)]
     queries += [sql_audit._list_query(columns) for columns in ([], ["who"], ["kind"], ["who", "kind"])]
     for query in queries:

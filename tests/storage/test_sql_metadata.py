@@ -74,7 +74,7 @@ def test_every_look_up_goes_by_an_index(metadata: SQLMetadata) -> None:
         for name, value in vars(sql_metadata).items()
         if name.startswith(("_FIND", "_HAS", "_LIST")) and isinstance(value, str)
     ]
-    assert len(queries) == 9
+    assert len(queries) == 10
     for query in queries:
         plan = [row[3] for row in metadata.database.rows(f"EXPLAIN QUERY PLAN {query}", ("x",) * query.count("?"))]
         assert all(step.startswith(("SEARCH", "SCALAR SUBQUERY", "REUSE SUBQUERY")) for step in plan), plan

@@ -1,0 +1,115 @@
+"""What a server does in the background: collections now and then, and the scrub. One process of all those of a root at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from cli.progress import human
+from storage.collector import CollectionEnded, Collector, Freed, Policy
+from storage.database import Database
+from storage.file_collecting import FileCollecting
+from storage.filesystem import FilesystemBlobStore
+from storage.scrub import Scrub
+from storage.tasks import LEASE, Task, read_note
+
+logger = logging.getLogger("portside.storage")
+
+TASK = "collector"
+SCRUB_LOOK = 600.0
+"""Seconds between two looks whether a round of the scrub is to be begun, or gone on with where a process left it."""
+SHARE = 0.05
+"""Of its time, a collector works at most so much: where a collection takes long, the next comes later."""
+
+
+class Chores:
+    """The collector and the scrub of one server process, each in a thread of its own. ``interval`` in seconds, ``scrub`` in bytes a
+    second, 0 for never."""
+
+    def __init__(
+        self, database: Database, store: FilesystemBlobStore, policy: Policy, interval: float, scrub: float
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._collecting = FileCollecting(store)
+        self._policy = policy
+        self._interval = interval
+        self._scrub = scrub
+        self._ending = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin. Processes that start together do not work together: each waits for a while of its own."""
+        if self._interval > 0:
+            self._begin("collector", self._collect_when_due, self._interval / 2)
+        if self._scrub > 0:
+            self._begin("scrub", self._go_on_with_scrub, SCRUB_LOOK)
+
+    def close(self) -> None:
+        """End between two steps, and wait for that."""
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _begin(self, name: str, work: Callable[[], None], every: float) -> None:
+        thread = threading.Thread(target=self._repeat, args=(name, work, every), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _repeat(self, name: str, work: Callable[[], None], every: float) -> None:
+        pause = every * random.uniform(0.1, 1.0)  # nosec B311: nothing secret
+        while not self._ending.wait(pause):
+            began = time.monotonic()
+            try:
+                work()
+            except CollectionEnded:
+                return
+            except Exception as error:
+                logger.warning("the %s could not go on, it tries again later: %s", name, error)
+            pause = max(every * random.uniform(0.5, 1.5), (time.monotonic() - began) / SHARE)  # nosec B311
+
+    def _collect_when_due(self) -> None:
+        """One collection, where none of any process ended within the interval and none is under way."""
+        note = read_note(self._database, TASK)
+        if note and time.time() - json.loads(note)["ended"] < self._interval:
+            return
+        task = Task(self._database, TASK)
+        if not task.take():
+            return
+        kept = time.monotonic()
+
+        def keep(what: str, count: int) -> None:
+            nonlocal kept
+            if time.monotonic() > kept + LEASE / 4:
+                kept = time.monotonic()
+                task.take()
+
+        try:
+            collector = Collector(
+                self._database, self._collecting, self._policy, progress=keep, is_ending=self._ending.is_set
+            )
+            freed = collector.collect()
+            task.write_note(json.dumps({"ended": time.time()}))
+        finally:
+            task.leave()
+        if not freed.is_nothing():
+            logger.info("collected: %s", sentence(freed))
+
+    def _go_on_with_scrub(self) -> None:
+        Scrub(self._store, self._collecting, self._database, self._scrub, self._ending.wait).run()
+
+
+def sentence(freed: Freed) -> str:
+    """What a collection did, in a line for a log."""
+    parts = [
+        (freed.manifests, "untagged manifests"),
+        (freed.links, "links that no manifest referred to"),
+        (freed.blobs, f"blobs ({human(freed.bytes)}) that no repository held"),
+        (freed.strays, "blobs of pushes that were cut"),
+        (freed.uploads, "abandoned uploads"),
+    ]
+    return ", ".join(f"{count} {what}" for count, what in parts if count)
