@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from cli.options import DatabaseOption, Failure, RootOption
+from cli.options import Failure
+from cli.place import Place, at_place
 
 
-def migrate(root: RootOption, database: DatabaseOption = None) -> None:
+@at_place(has_blobs=False)
+def migrate(place: Place) -> None:
     """Bring a hub's database to the version that this Portside writes.
 
     SQLite is also migrated by whatever opens it. On PostgreSQL, stop the
@@ -17,7 +19,7 @@ def migrate(root: RootOption, database: DatabaseOption = None) -> None:
     from storage.opening import migrate_database
 
     try:
-        before, after = migrate_database(root, database)
+        before, after = migrate_database(place.root, place.database or None)
     except (StorageError, OSError) as error:
         raise Failure(str(error)) from error
     if before is None:

@@ -28,18 +28,6 @@ RootOption = Annotated[
     ),
 ]
 
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--database",
-        envvar="PORTSIDE_DATABASE",
-        metavar="URL",
-        help="A PostgreSQL database, by postgresql://…, instead of the root's own.",
-        show_default=False,
-        show_envvar=True,
-    ),
-]
-
 
 class Failure(Exception):
     """What ends a command with a message and an exit code, without a traceback."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.database import Database
+from storage.errors import StoreUnusable
 from storage.versions import VERSIONS, too_new
 
 
@@ -49,8 +50,20 @@ def migrate_database(root: Path, url: str | None) -> tuple[str | None, str]:
     if version and version not in VERSIONS:
         raise too_new("the metadata in the database", version)
     if version is not None and version != VERSIONS[-1]:
-        from storage.migrate import migrate
-
-        migrate(url)
+        _migrate(url, version)
     PostgresDatabase(url).close()
     return version, VERSIONS[-1]
+
+
+def _migrate(url: str, version: str) -> None:
+    from alembic.util import CommandError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from storage.migrate import migrate
+
+    try:
+        migrate(url)
+    except (SQLAlchemyError, CommandError) as error:
+        raise StoreUnusable(
+            f"the database could not be migrated from version {version or '0'}; nothing was changed. The migration said: {error}"
+        ) from error

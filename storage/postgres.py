@@ -25,7 +25,7 @@ from psycopg import errors
 from storage.database import Topic
 from storage.errors import DatabaseUnavailable, StoreFull, StoreUnusable
 from storage.postgres_people import ASK, RAISE, PeopleCounter
-from storage.postgres_sessions import SESSION_WAIT, SESSIONS, Session, Sessions
+from storage.postgres_sessions import SESSION_WAIT, SESSIONS, Session, Sessions, said
 from storage.versions import VERSIONS, too_new
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class PostgresDatabase:
                 try:
                     return fetch(session.cursor.execute(text, parameters))
                 except psycopg.OperationalError as error:
-                    cause = " ".join(str(error).split())
+                    cause = said(error)
                     if not session.connection.closed:
                         break
         raise DatabaseUnavailable(cause, time.monotonic() - began)
@@ -151,7 +151,7 @@ class PostgresDatabase:
         try:
             with self._sessions.session() as session:
                 with self._undone_if_it_fails(session, began):
-                    session.cursor.execute(b"BEGIN")
+                    session.cursor.execute(b"BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE")
                     number = None
                     if changes is Topic.PEOPLE:
                         number = int(session.cursor.execute(_numbered(RAISE)).fetchone()[0])  # type: ignore[index]
@@ -171,7 +171,7 @@ class PostgresDatabase:
             if isinstance(error, errors.DiskFull):
                 raise StoreFull(0, 0) from error
             if isinstance(error, _GAVE_WAY) or (isinstance(error, psycopg.Error) and session.connection.closed):
-                raise DatabaseUnavailable(" ".join(str(error).split()), time.monotonic() - began) from error
+                raise DatabaseUnavailable(said(error), time.monotonic() - began) from error
             raise
 
     def _commit(self, session: Session, people: int | None, began: float) -> None:
@@ -181,9 +181,8 @@ class PostgresDatabase:
         except psycopg.Error as error:
             if people is not None:
                 self.people_generation.forget()
-            raise DatabaseUnavailable(
-                " ".join(str(error).split()), time.monotonic() - began, is_undone=False
-            ) from error
+            has_answered = not session.connection.closed
+            raise DatabaseUnavailable(said(error), time.monotonic() - began, is_undone=has_answered) from error
         if people is not None:
             self.people_generation.wrote(people, at)
 
@@ -208,9 +207,10 @@ class PostgresDatabase:
     # -- the schema
 
     def _open(self) -> None:
-        try:
+        where = self._sessions.where
+        with _opening(self._sessions):
             with self._sessions.session() as session:
-                info, where = session.connection.info, self._sessions.where
+                info = session.connection.info
                 encoding = info.parameter_status("server_encoding")
                 if info.server_version < OLDEST * 10000:
                     raise StoreUnusable(f"the database {where} is of a PostgreSQL before {OLDEST}: take a newer one")
@@ -228,10 +228,6 @@ class PostgresDatabase:
                     f"the metadata in the database {where} are of version {version or '0'}, this Portside writes {VERSIONS[-1]}: "
                     "stop the servers that are older, then run `portside migrate` with the same --database"
                 )
-        except DatabaseUnavailable as error:
-            raise _unreached(self._sessions, error) from error
-        except psycopg.Error as error:
-            raise StoreUnusable(f"the database {self._sessions.where} cannot be used: {error}") from error
 
     def _make_tables(self) -> None:
         """From ``schema_postgres.sql``; of several servers that start at once one makes them."""
@@ -248,19 +244,21 @@ class PostgresDatabase:
 def find_version(url: str) -> str | None:
     """The version of a database that is not opened for anything else; StoreUnusable."""
     sessions = Sessions(url)
+    with contextlib.closing(sessions), _opening(sessions), sessions.session() as session:
+        return schema_version(session.connection)
+
+
+@contextlib.contextmanager
+def _opening(sessions: Sessions) -> Iterator[None]:
+    """What goes wrong now is for the person who starts a server: StoreUnusable."""
     try:
-        with sessions.session() as session:
-            return schema_version(session.connection)
+        yield
     except DatabaseUnavailable as error:
-        raise _unreached(sessions, error) from error
-    finally:
-        sessions.close()
-
-
-def _unreached(sessions: Sessions, error: DatabaseUnavailable) -> StoreUnusable:
-    return StoreUnusable(
-        f"the database {sessions.where} is not reached: {error.cause}. Start PostgreSQL, or mend the URL"
-    )
+        raise StoreUnusable(
+            f"the database {sessions.where} is not reached ({error.cause}): start PostgreSQL, or mend the URL"
+        ) from error
+    except psycopg.Error as error:
+        raise StoreUnusable(f"the database {sessions.where} cannot be used: {error}") from error
 
 
 def schema_version(connection: psycopg.Connection[Any]) -> str | None:

@@ -86,7 +86,9 @@ class Sessions:
         self._idle: deque[Session] = deque()
         self._free = threading.BoundedSemaphore(SESSIONS)
         self._is_closed = False
-        self._rest_until = self._said_at = 0.0
+        self._rest_until = 0.0
+        self._said_at: float | None = None
+        """When the log was told last that the server is not reached; None before it ever was: whoever opens it says so."""
         self._cause = ""
 
     @contextlib.contextmanager
@@ -138,15 +140,22 @@ class Sessions:
             )
         except psycopg.OperationalError as error:
             now = monotonic()
-            self._cause = " ".join(str(error).split())
+            self._cause = said(error)
             self._rest_until = now + min(REST * (now - began), REST_MAX)
-            if now > self._said_at + LOG_PAUSE:
+            if self._said_at is not None and now > self._said_at + LOG_PAUSE:
                 self._said_at = now
                 logger.warning("the database %s is not reached: %s", self.where, self._cause)
             raise DatabaseUnavailable(self._cause, now - began) from error
+        if self._said_at is None:
+            self._said_at = began - LOG_PAUSE
         connection.adapters.register_dumper(str, _TextDumper)
         connection.adapters.register_dumper(int, Int8Dumper)  # one statement is prepared for all sizes of numbers
         return connection
+
+
+def said(error: psycopg.Error) -> str:
+    """An error's words, on one line."""
+    return " ".join(str(error).split())
 
 
 def connection_settings(url: str) -> dict[str, Any]:
