@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Failure, RootOption
+from cli.options import Failure
+from cli.place import Place, at_place
 
 
+@at_place()
 def check(
-    root: RootOption,
+    place: Place,
     repair: Annotated[
         bool, typer.Option("--repair", help="Move damaged blobs aside, so that a push heals them.")
     ] = False,
 ) -> None:
-    """Verify every blob, manifest, tag and link of a root. Servers may go on.
+    """Verify every blob, manifest, tag and link of a hub. Servers may go on.
 
     Ends with 0 where all is well, with 1 where something is wrong.
 
@@ -26,19 +28,22 @@ def check(
     from cli.tables import moment
     from storage.check import check as run
     from storage.errors import StorageError
+    from storage.filesystem import FilesystemBlobStore
 
     def show(blobs: int, size: int) -> None:
         print(f"\r{blobs} blobs, {human(size)} verified", end="", file=sys.stderr, flush=True)
 
     watching = sys.stderr.isatty()
-    if not (root / "metadata.db").exists():
-        raise Failure(
-            f"{root} is no root of a hub: it has no metadata.db. Name the one that `portside serve` uses with --root."
-        )
+    place.expect_hub()
+    database = place.open_database()
     try:
-        report = run(root, repair=repair, progress=show if watching else None)
+        report = run(
+            FilesystemBlobStore(place.root, floor=0), database, repair=repair, progress=show if watching else None
+        )
     except (StorageError, OSError) as error:
-        raise Failure(f"the root {root} cannot be checked: {error}") from error
+        raise Failure(f"{place} cannot be checked: {error}") from error
+    finally:
+        database.close()
     if watching:
         print(file=sys.stderr)
     print(
@@ -55,4 +60,4 @@ def check(
     for line in report.problems:
         print(f"problem: {line}")
     if report.problems:
-        raise Failure(f"{len(report.problems)} problems were found in {root}")
+        raise Failure(f"{len(report.problems)} problems were found in {place}")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Failure, RootOption
+from cli.options import Failure
+from cli.place import Place, at_place
 
 if TYPE_CHECKING:
     from storage.collector import Freed, Policy
     from storage.reasons import Holding
-    from storage.sqlite import SQLiteDatabase
 
 UntaggedOption = Annotated[
     float | None,
@@ -23,8 +22,9 @@ UntaggedOption = Annotated[
 WindowOption = Annotated[str, typer.Option(metavar="TIME", help="How long a pushed blob may wait for its manifest.")]
 
 
+@at_place()
 def gc(
-    root: RootOption,
+    place: Place,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
     now: Annotated[bool, typer.Option("--now", help="What is unused goes at once: no grace.")] = False,
     untagged: UntaggedOption = None,
@@ -47,13 +47,14 @@ def gc(
     def show(what: str, count: int) -> None:
         print(f"\r{count} {what} ", end="", file=sys.stderr, flush=True)
 
-    database = open_database(root)
+    place.expect_hub()
+    database = place.open_database()
     try:
-        store = FileCollecting(FilesystemBlobStore(root, floor=0))
+        store = FileCollecting(FilesystemBlobStore(place.root, floor=0))
         collector = Collector(database, store, policy, progress=show if watching else _say_nothing)
         freed = collector.plan() if dry_run else collector.collect()
     except (StorageError, OSError) as error:
-        raise Failure(f"{root} cannot be collected: {error}. What was freed before is freed; run it again") from error
+        raise Failure(f"{place} cannot be collected: {error}. What was freed before is freed; run it again") from error
     finally:
         database.close()
     if watching:
@@ -83,8 +84,9 @@ def _reasons(freed: Freed, policy: Policy, would: str) -> list[str]:
     return [f"{count} {text}" for count, text in lines if count]
 
 
+@at_place(has_blobs=False)
 def why(
-    root: RootOption,
+    place: Place,
     digest: Annotated[str, typer.Argument(metavar="DIGEST", help="Of a blob or a manifest: sha256:…")],
     untagged: UntaggedOption = None,
     grace: Annotated[str, typer.Option(metavar="TIME", help="As the server's --gc-grace.")] = "1d",
@@ -103,13 +105,14 @@ def why(
     except InvalidDigest as error:
         raise Failure(f"{digest[:200]!r} is not a digest: it is like sha256: and 64 hexadecimal digits", 2) from error
     policy = parse_policy(window, grace, untagged)
-    database = open_database(root)
+    place.expect_hub()
+    database = place.open_database()
     try:
         found = find_reasons(database, wanted)
     finally:
         database.close()
     if found.size is None:
-        raise Failure(f"nothing in {root} is known of {wanted}: no repository holds it, and it does not wait to go")
+        raise Failure(f"nothing in {place} is known of {wanted}: no repository holds it, and it does not wait to go")
     print(f"{wanted}, {human(found.size)}")
     for held in found.holdings:
         for keeper in held.keepers:
@@ -138,21 +141,6 @@ def _moment(at: float) -> str:
     from cli.tables import moment
 
     return moment(None if math.isinf(at) else at)
-
-
-def open_database(root: Path) -> SQLiteDatabase:
-    """The database of a root that is there; Failure."""
-    from storage.errors import StorageError
-    from storage.sqlite import SQLiteDatabase
-
-    if not (root / "metadata.db").exists():
-        raise Failure(
-            f"{root} is no root of a hub: it has no metadata.db. Name the one that `portside serve` uses with --root."
-        )
-    try:
-        return SQLiteDatabase(root)
-    except (StorageError, OSError) as error:
-        raise Failure(f"the root {root} cannot be used: {error}") from error
 
 
 def parse_policy(

@@ -7,13 +7,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
 from auth.audit import Trail
 from auth.gate import Gate
 from cli.chores import Chores
+from cli.place import Place
 from registry.access import Access
 from registry.app import Registry
 from registry.origin import Network, Origin
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from auth.keys import KeyRing
     from auth.tokens import TokenIssuer, TokenVerifier
     from registry.asgi import Application
+    from storage.database import Database
 
 logger = logging.getLogger("portside.registry")
 
+LOOK_UPS = 40
+"""Look-ups at once in a database, or a store, that is not in this process."""
 TOKEN_SECONDS = 300.0
 """How long an access token lives."""
 SERVICE = "portside"
@@ -101,8 +104,8 @@ class Hub:
 
 
 def wire(
-    root: Path,
-    metadata: SQLMetadata,
+    place: Place,
+    database: Database,
     *,
     floor: int | None = None,
     scheme: str = "http",
@@ -116,7 +119,7 @@ def wire(
     gc_interval: float = 0.0,
     scrub: float = 0.0,
 ) -> Hub:
-    """Build a hub on a root. ``floor`` in bytes; ``gc_interval`` and ``scrub`` as for `cli.chores.Chores`.
+    """Build a hub at its place. ``floor`` in bytes; ``gc_interval`` and ``scrub`` as for `cli.chores.Chores`.
 
     What only accounts need is imported when the first account logs in.
     """
@@ -124,18 +127,17 @@ def wire(
     from auth.passwords import PasswordPool
     from auth.throttle import Throttle
 
-    people = SQLPeople(metadata.database)
-    disk, lookups = Disk(), Lookups()
+    metadata, people = SQLMetadata(database), SQLPeople(database)
+    disk, lookups = Disk(), Lookups(LOOK_UPS if place.is_remote else 0)
     trail = Trail(people)
     pool = PasswordPool()
     authenticator = Authenticator(people, pool, Throttle())
 
     @functools.cache
     def keys() -> KeyRing:
-        from auth.key_files import KeyFiles
         from auth.keys import KeyRing
 
-        return KeyRing(KeyFiles(root / "auth" / "keys"), TOKEN_SECONDS)
+        return KeyRing(place.key_source(database), TOKEN_SECONDS)
 
     @functools.cache
     def verifier() -> TokenVerifier:
@@ -163,7 +165,7 @@ def wire(
         gate, Origin(scheme, external_url, proxies), trail, service, foreign.realm if foreign is not None else ""
     )
     tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, lookups, service, audiences)
-    store = FilesystemBlobStore(root, floor=floor)
+    store = FilesystemBlobStore(place.root, floor=floor)
     registry = Registry(store, metadata, access, tokens, api, disk, lookups, policy.window)
-    chores = Chores(metadata.database, store, policy, gc_interval, scrub)
+    chores = Chores(database, store, policy, gc_interval, scrub)
     return Hub(registry, store, people, trail, audit_seconds, chores, issuer, (pool.close, gate.close))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,15 @@ class Place:
                 f"{self.root} is no root of a hub: it has no metadata.db. Name the one that `portside serve` uses with --root"
                 f"{', ' * bool(otherwise)}{otherwise}."
             )
+
+    def options(self) -> str:
+        """What names it on a command line; a database's URL, which may hold a password, is only hinted at."""
+        return "--database URL" if self.database else f"--root {shlex.quote(str(self.root))}"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a look-up leaves this process."""
+        return bool(self.database or self.store)
 
     def open_database(self) -> Database:
         """Open it, making it where there is none; Failure."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from oci.digest import Digest, InvalidDigest
 from storage.damage import is_damaged, set_aside, verify
+from storage.database import Database
 from storage.errors import BlobNotFound
 from storage.filesystem import FilesystemBlobStore
 from storage.scrub import Scrubbed, scrubbed
 from storage.sql_metadata import SQLMetadata
-from storage.sqlite import SQLiteDatabase
 
 THREADS = 2
 AHEAD = 64
@@ -47,30 +46,21 @@ class Report:
     """References to content that was never pushed to the hub, which sparse images and indexes may have."""
 
 
-def check(root: Path, *, repair: bool = False, progress: Progress | None = None) -> Report:
-    """Verify the store below ``root``. With ``repair``, damaged blobs are moved to ``quarantine/``, so that the next push heals them."""
-    store = FilesystemBlobStore(root, floor=0)
-    database = SQLiteDatabase(root)
+def check(
+    store: FilesystemBlobStore, database: Database, *, repair: bool = False, progress: Progress | None = None
+) -> Report:
+    """Verify a store and its facts. With ``repair``, damaged blobs are moved to ``quarantine/``, so that the next push heals them."""
     metadata = SQLMetadata(database)
     report = Report()
-    try:
-        _check_database(database, report)
-        _check_bytes(store, metadata, report, repair, progress or (lambda blobs, size: None))
-        _check_links(store, metadata, report)
-        _check_manifests(metadata, report)
-        _check_tags(metadata, report)
-        _check_references(store, metadata, report)
-        report.scrubbed = scrubbed(database)
-    finally:
-        metadata.close()
-    return report
-
-
-def _check_database(database: SQLiteDatabase, report: Report) -> None:
     for line in database.damages():
-        report.problems.append(
-            f"the database {database.paths.metadata} is damaged: {line}. Stop the servers and restore it from a backup."
-        )
+        report.problems.append(f"the database is damaged: {line}. Stop the servers and restore it from a backup.")
+    _check_bytes(store, metadata, report, repair, progress or (lambda blobs, size: None))
+    _check_links(store, metadata, report)
+    _check_manifests(metadata, report)
+    _check_tags(metadata, report)
+    _check_references(store, metadata, report)
+    report.scrubbed = scrubbed(database)
+    return report
 
 
 def _check_bytes(

@@ -101,6 +101,10 @@ class Database(Protocol):
         """
         ...
 
+    def damages(self) -> list[str]:
+        """What the database finds wrong with its own files, where it can be asked."""
+        ...
+
     def close(self) -> None: ...
 
 

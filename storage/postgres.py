@@ -137,6 +137,10 @@ class PostgresDatabase:
         row = self.row(ASK, ())
         return 0 if row is None else int(row[0])
 
+    def damages(self) -> list[str]:
+        """Nothing: it is for a program of its own, pg_amcheck, and for who may read the server's files."""
+        return []
+
     # -- one write
 
     @contextlib.contextmanager
