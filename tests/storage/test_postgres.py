@@ -131,12 +131,15 @@ def test_look_ups_have_connections_left_when_all_writers_wait(database: Postgres
             started.release()
             go_on.wait()
 
-    with ThreadPoolExecutor(module.WRITERS) as pool:
-        writes = [pool.submit(write) for _ in range(module.WRITERS)]
-        for _ in writes:
-            started.acquire()
-        assert database.row("SELECT 1", ()) == (1,)
-        go_on.set()
+    with ThreadPoolExecutor(postgres_sessions.SESSIONS) as pool:
+        writes = [pool.submit(write) for _ in range(postgres_sessions.SESSIONS)]
+        try:
+            for _ in range(module.WRITERS):
+                started.acquire()
+            assert database.row("SELECT 1", ()) == (1,)
+            assert not started.acquire(blocking=False), "the others wait for their turn"
+        finally:
+            go_on.set()
         for done in writes:
             done.result()
     with ThreadPoolExecutor(40) as pool:
