@@ -3,6 +3,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -241,7 +244,7 @@ def test_pushes_that_overlap_do_not_keep_a_collector_out(storage: Storage) -> No
         thread.join()
     assert came_in_time
     assert found == [0, 0, 0]
-    assert not storage.store.guard.markers()
+    assert not storage.store.guard.notes()
 
 
 def test_collections_at_once_do_the_work_of_one(storage: Storage) -> None:
@@ -386,3 +389,24 @@ def test_repositories_are_asked_in_parts(storage: Storage, monkeypatch: pytest.M
         storage.push("app", b"%d" % number)
     assert len(SQLCollecting(storage.metadata.database).unreferenced_links(1, 9e9, "", 7)) == 7
     assert storage.collect().links == 30
+
+
+def test_the_notes_of_a_process_that_was_killed_are_found_and_swept_up(storage: Storage, tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom tests.storage.collecting import Storage\n"
+        "storage = Storage.open(Path(sys.argv[1]))\nstorage.push('app', b'whole')\n"
+        "storage.push('app', b'cut', lambda: os.kill(os.getpid(), 9))"
+    )
+    for _ in range(3):
+        command = [sys.executable, "-c", code, str(tmp_path / "root")]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+        assert done.returncode == -signal.SIGKILL
+    storage.image("app", b"mine", tags=["1"])
+    assert len(storage.store.guard.notes()) == 3
+    found = storage.collect(KEPT)
+    assert found.strays == 1
+    assert storage.has("app", b"whole")
+    assert storage.store.size(Digest.of(b"cut")) is None
+    assert storage.collect().blobs == 1
+    notes = [name for name in os.listdir(storage.store.paths.publishing) if len(name) == 32]
+    assert len(notes) == 1, "that of this process, which lives"
