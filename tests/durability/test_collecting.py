@@ -15,20 +15,25 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from oci.digest import Digest
 from tests.accounts import PASSWORD, make, people_of, rule
 from tests.images import OCI_CONFIG, OCI_LAYER, noise
 from tests.servers import portside, run, wait_until
 from tests.storage.collecting import Storage
 from tests.tools import tool
-from tests.wire.client import Connection, ask
-from tests.wire.content import blob, descriptor, digest_of, image, push_blob, push_manifest
+from tests.wire.client import Connection, ask, head
+from tests.wire.content import blob, descriptor, digest_of, image, push_blob, push_manifest, start_upload
 
 COLLECTIONS = int(os.environ.get("PORTSIDE_SOAK_COLLECTIONS", "50"))
 SEED = int(os.environ.get("PORTSIDE_SEED", "20260711"))
-WINDOW = 6.0
-LAYERS = [noise(int(40_000 * (1 + number % 5)), 77 + number) for number in range(14)]
-"""What the images share: each comes and goes again and again."""
+WINDOW = 4.0
+"""Seconds. A client that needs longer than half of them for one image was promised nothing."""
+LAYERS = [noise(4000 + 900 * (number % 40), 77 + number) for number in range(250)]
+"""What the images share: so many that each is in no image for longer than a window, now and then."""
+KEPT = 8
+"""Images that are left after deletions."""
 REPOSITORIES = ("one", "two")
 
 
@@ -48,7 +53,7 @@ class Images:
     def take(self, rng: random.Random) -> tuple[str, str, bytes] | None:
         """One to delete; it is not asked for any more."""
         with self._lock:
-            if len(self._kept) < 6:
+            if len(self._kept) <= KEPT:
                 return None
             key = rng.choice(sorted(self._kept))
             return (*key, self._kept.pop(key)[0])
@@ -132,7 +137,7 @@ class Client(threading.Thread):
         push_blob(connection, repository, data)
 
     def _remove(self, connection: Connection) -> None:
-        if self._random.random() < 0.8 and (found := self._images.take(self._random)) is not None:
+        while (found := self._images.take(self._random)) is not None:
             answer = connection.request("DELETE", f"/v2/{found[0]}/manifests/{digest_of(found[2])}")
             assert answer.status == 202, answer
 
@@ -246,3 +251,26 @@ def test_the_server_collects_by_itself(tmp_path: Path) -> None:
     with portside(root, "--floor", "0", "--workers", "2", "--gc-interval", "0.2") as server:
         wait_until(lambda: "collected: 1 blobs (1 B)" in server.log.read_text(), "it is collected")
     assert not gone.exists()
+
+
+def test_a_push_is_guarded_from_its_blobs_name_to_its_link(tmp_path: Path) -> None:
+    """While a collector is alone, the bytes get no name; and the link comes before anybody is alone again."""
+    root, data = tmp_path / "root", b"layer"
+    digest = Digest.of(data)
+    with portside(root, "--floor", "0") as server, Connection(server.address) as wire:
+        storage = Storage.open(root)
+        for target in (f"/v2/app/blobs/uploads/?digest={digest}", start_upload(wire, "app") + f"?digest={digest}"):
+            with storage.files.alone():
+                method = "POST" if target.startswith("/v2/app/blobs/uploads/?") else "PUT"
+                wire.send(head(method, target, server.address, length=len(data)) + data)
+                wire.sock.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    wire.sock.recv(1)
+                assert storage.store.size(digest) is None
+                assert storage.metadata.find_blob("app", digest) is None
+            wire.sock.settimeout(30)
+            assert wire.read(method).status == 201
+            assert storage.has("app", data)
+            storage.collect()
+            assert storage.left() == (set(), set(), set(), [])
+        storage.metadata.close()

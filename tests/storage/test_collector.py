@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from storage.collector import UPLOAD_LIFETIME, CollectionEnded, Collector, Polic
 from storage.database import Connection
 from storage.file_collecting import FileCollecting
 from storage.sql_audit import SQLAudit
-from storage.sql_collecting import SQLCollecting, StoredBlob
+from storage.sql_collecting import SQLCollecting, StoredBlob, Terms
 from storage.uploads import append
 from tests.storage.blob_conformance import content
 from tests.storage.collecting import DAY, Storage
@@ -410,3 +411,41 @@ def test_the_notes_of_a_process_that_was_killed_are_found_and_swept_up(storage: 
     assert storage.collect().blobs == 1
     notes = [name for name in os.listdir(storage.store.paths.publishing) if len(name) == 32]
     assert len(notes) == 1, "that of this process, which lives"
+
+
+def test_each_removal_asks_again(storage: Storage) -> None:
+    """What came between the question and the removal is seen."""
+    facts, terms = SQLCollecting(storage.metadata.database), Terms(9e9, 9e9, 9e9)
+    storage.push("app", b"x")
+    ((key, _),) = facts.repositories()
+    links = facts.unreferenced_links(key, terms.touched, "", 10)
+    assert len(links) == 1
+    image = storage.image("app", b"x", tags=[])
+    assert facts.judge_links(key, links, terms) == (0, [])
+    manifests = facts.untagged_manifests(key, terms.touched)
+    assert len(manifests) == 1
+    storage.metadata.put_manifest("app", image, ["1"])
+    assert facts.judge_manifests(key, "app", manifests, terms) == (0, [])
+    storage.metadata.delete_manifest("app", image.digest)
+    storage.metadata.unlink_blob("app", Digest.of(b"x"))
+    blobs = [blob.id for blob in facts.unlinked_blobs(9e9)]
+    assert len(blobs) == 1
+    storage.push("other", b"x")
+    assert facts.drop_blobs(blobs, 9e9, storage.files.discard) == []
+    assert storage.has("other", b"x")
+    stray = storage.cut_push(b"y")
+    storage.push("other", b"y")
+    assert facts.drop_strays([str(stray)], storage.files.discard) == []
+    assert storage.has("other", b"y")
+
+
+def test_what_was_touched_after_the_question_stays(storage: Storage) -> None:
+    facts = SQLCollecting(storage.metadata.database)
+    storage.push("app", b"x")
+    storage.pass_time(2 * DAY)
+    ((key, _),) = facts.repositories()
+    now = time.time()
+    links = facts.unreferenced_links(key, now - DAY, "", 10)
+    assert len(links) == 1
+    storage.metadata.touch_blob("app", Digest.of(b"x"))
+    assert facts.judge_links(key, links, Terms(now, now - DAY, now)) == (0, [])
