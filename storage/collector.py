@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -28,7 +28,7 @@ from storage.sql_collecting import Candidate, SQLCollecting, StoredBlob, Terms
 DAY = 86400.0
 UPLOAD_LIFETIME = DAY
 """Seconds after which an upload that nobody goes on with is dropped."""
-READ_BATCH = 5000
+READ_BATCH = 50_000
 """Candidates that one question brings."""
 LINKS_BATCH = 100
 MANIFESTS_BATCH = 20
@@ -100,12 +100,12 @@ class Collected(Protocol):
         """Delete for good what was discarded, also by a collection that was cut."""
         ...
 
-    def cut_publishings(self) -> Sequence[tuple[Digest, str]]:
-        """Blobs whose pushes may have been cut before the link, each with its trace. Asked while `alone` is held, it is certain."""
+    def cut_publishings(self) -> Sequence[Digest]:
+        """Blobs whose pushes may have been cut before the link. Asked while `alone` is held, it is certain."""
         ...
 
-    def forget(self, traces: Sequence[str]) -> None:
-        """Remove such traces."""
+    def forget_publishings(self, digests: Collection[Digest]) -> None:
+        """They were seen to. `alone` is held still."""
         ...
 
     def expire_uploads(self, older_than: float) -> int:
@@ -249,8 +249,8 @@ class Collector:
                 cut = self._store.cut_publishings()[:BLOBS_BATCH]
                 if not cut:
                     return
-                strays = self._facts.drop_strays([str(digest) for digest, _ in cut], self._store.discard)
-                self._store.forget([trace for _, trace in cut])
+                strays = self._facts.drop_strays([str(digest) for digest in cut], self._store.discard)
+                self._store.forget_publishings(frozenset(cut))
             freed.strays += len(strays)
             self._go_on()
 

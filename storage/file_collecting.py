@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 
 from oci.digest import Digest
@@ -43,15 +43,14 @@ class FileCollecting:
             with contextlib.suppress(FileNotFoundError):  # another collector was faster
                 os.unlink(self._store.paths.trash / name)
 
-    def cut_publishings(self) -> list[tuple[Digest, str]]:
-        """What pushes that were cut between a name and a link left, each with its trace. True only while `alone` is held."""
-        return self._store.guard.markers()
+    def cut_publishings(self) -> list[Digest]:
+        """What the guard's notes say."""
+        return [note.digest for note in self._store.guard.notes()]
 
-    def forget(self, traces: Sequence[str]) -> None:
-        """Remove traces that were seen to."""
-        for trace in traces:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(trace)
+    def forget_publishings(self, digests: Collection[Digest]) -> None:
+        """Clear the notes."""
+        guard = self._store.guard
+        guard.forget([note for note in guard.notes() if note.digest in digests])
 
     def expire_uploads(self, older_than: float) -> int:
         """Uploads that nobody goes on with."""

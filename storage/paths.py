@@ -16,7 +16,7 @@
             <32 hex>-<16 hex>    0600: bytes on their way; its size is the upload's offset, flock(2) says that it is being written
         publishing/              what guards a push from its blob's name to its link (storage.publishing)
             lock, turnstile      flock(2): shared by pushes, alone for the collector
-            sha256-abcdef….x     0600, empty: a push of that blob is under way, or was cut
+            <32 hex>             0600: what one process is about to publish, locked with flock(2) while it lives
         trash/
             sha256-abcdef…       bytes that nobody refers to, about to be unlinked (storage.file_collecting)
         quarantine/

@@ -29,7 +29,7 @@ GROWTH_MAX = 48 * MIB
 """Resident bytes that the server may have gained: what its caches of answers and connections take, not what requests leave behind."""
 
 _PLACES = re.compile(
-    r"(metadata\.db(-wal|-shm|-journal)?|lock|(people-)?generation|engine|quarantine|trash|publishing(/(lock|turnstile|sha(256|512)-[0-9a-f.]+))?|blobs(/sha(256|512)(/[0-9a-f]{2}(/[0-9a-f]{64,128})?)?)?"
+    r"(metadata\.db(-wal|-shm|-journal)?|lock|(people-)?generation|engine|quarantine|trash|publishing(/(lock|turnstile|[0-9a-f]{32}))?|blobs(/sha(256|512)(/[0-9a-f]{2}(/[0-9a-f]{64,128})?)?)?"
     r"|uploads(/[0-9a-f-]+(\.[a-z0-9]+)?)?)\Z"
 )
 

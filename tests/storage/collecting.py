@@ -100,13 +100,13 @@ class Storage:
         return link is not None
 
     def left(self) -> tuple[set[str], set[str], set[str], list[str]]:
-        """Digests of files, of rows and of references, and what is left of pushes that were cut and of trash."""
+        """Digests of files, of rows and of references, and what is left of pushes that were cut, and of trash."""
         rows = self.metadata.database.rows
         return (
             {str(digest) for digest in self.store.digests()},
             {text for (text,) in rows("SELECT digest FROM blobs", ())},
             {text for (text,) in rows("SELECT DISTINCT digest FROM manifest_references WHERE kind = 'blob'", ())},
-            [str(d) for d, _ in self.store.guard.markers()] + os.listdir(self.store.paths.trash),
+            [str(note.digest) for note in self.store.guard.notes()] + os.listdir(self.store.paths.trash),
         )
 
     def contents(self) -> tuple[list[str], list[str]]:

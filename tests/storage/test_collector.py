@@ -3,7 +3,11 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from storage.collector import UPLOAD_LIFETIME, CollectionEnded, Collector, Polic
 from storage.database import Connection
 from storage.file_collecting import FileCollecting
 from storage.sql_audit import SQLAudit
-from storage.sql_collecting import SQLCollecting, StoredBlob
+from storage.sql_collecting import SQLCollecting, StoredBlob, Terms
 from storage.uploads import append
 from tests.storage.blob_conformance import content
 from tests.storage.collecting import DAY, Storage
@@ -241,7 +245,7 @@ def test_pushes_that_overlap_do_not_keep_a_collector_out(storage: Storage) -> No
         thread.join()
     assert came_in_time
     assert found == [0, 0, 0]
-    assert not storage.store.guard.markers()
+    assert not storage.store.guard.notes()
 
 
 def test_collections_at_once_do_the_work_of_one(storage: Storage) -> None:
@@ -386,3 +390,62 @@ def test_repositories_are_asked_in_parts(storage: Storage, monkeypatch: pytest.M
         storage.push("app", b"%d" % number)
     assert len(SQLCollecting(storage.metadata.database).unreferenced_links(1, 9e9, "", 7)) == 7
     assert storage.collect().links == 30
+
+
+def test_the_notes_of_a_process_that_was_killed_are_found_and_swept_up(storage: Storage, tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom tests.storage.collecting import Storage\n"
+        "storage = Storage.open(Path(sys.argv[1]))\nstorage.push('app', b'whole')\n"
+        "storage.push('app', b'cut', lambda: os.kill(os.getpid(), 9))"
+    )
+    for _ in range(3):
+        command = [sys.executable, "-c", code, str(tmp_path / "root")]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+        assert done.returncode == -signal.SIGKILL
+    storage.image("app", b"mine", tags=["1"])
+    assert len(storage.store.guard.notes()) == 3
+    found = storage.collect(KEPT)
+    assert found.strays == 1
+    assert storage.has("app", b"whole")
+    assert storage.store.size(Digest.of(b"cut")) is None
+    assert storage.collect().blobs == 1
+    notes = [name for name in os.listdir(storage.store.paths.publishing) if len(name) == 32]
+    assert len(notes) == 1, "that of this process, which lives"
+
+
+def test_each_removal_asks_again(storage: Storage) -> None:
+    """What came between the question and the removal is seen."""
+    facts, terms = SQLCollecting(storage.metadata.database), Terms(9e9, 9e9, 9e9)
+    storage.push("app", b"x")
+    ((key, _),) = facts.repositories()
+    links = facts.unreferenced_links(key, terms.touched, "", 10)
+    assert len(links) == 1
+    image = storage.image("app", b"x", tags=[])
+    assert facts.judge_links(key, links, terms) == (0, [])
+    manifests = facts.untagged_manifests(key, terms.touched)
+    assert len(manifests) == 1
+    storage.metadata.put_manifest("app", image, ["1"])
+    assert facts.judge_manifests(key, "app", manifests, terms) == (0, [])
+    storage.metadata.delete_manifest("app", image.digest)
+    storage.metadata.unlink_blob("app", Digest.of(b"x"))
+    blobs = [blob.id for blob in facts.unlinked_blobs(9e9)]
+    assert len(blobs) == 1
+    storage.push("other", b"x")
+    assert facts.drop_blobs(blobs, 9e9, storage.files.discard) == []
+    assert storage.has("other", b"x")
+    stray = storage.cut_push(b"y")
+    storage.push("other", b"y")
+    assert facts.drop_strays([str(stray)], storage.files.discard) == []
+    assert storage.has("other", b"y")
+
+
+def test_what_was_touched_after_the_question_stays(storage: Storage) -> None:
+    facts = SQLCollecting(storage.metadata.database)
+    storage.push("app", b"x")
+    storage.pass_time(2 * DAY)
+    ((key, _),) = facts.repositories()
+    now = time.time()
+    links = facts.unreferenced_links(key, now - DAY, "", 10)
+    assert len(links) == 1
+    storage.metadata.touch_blob("app", Digest.of(b"x"))
+    assert facts.judge_links(key, links, Terms(now, now - DAY, now)) == (0, [])
