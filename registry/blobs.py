@@ -12,7 +12,7 @@ from registry.errors import RequestError
 from registry.messages import FileBody, Headers, Request, Response, without_body
 from registry.routes import Route
 from registry.threads import Disk
-from storage.blobs import BlobReader
+from storage.blobs import BlobFile, BlobReader
 from storage.errors import BlobNotFound
 from storage.people import Actor
 
@@ -78,6 +78,7 @@ class BlobHandlers:
                 body = _read_whole(reader, offset, length)
                 reader.close()
                 return Response(status, headers, body)
+            assert isinstance(reader, BlobFile), "only files are sent from here"
         except BaseException:
             reader.close()
             raise

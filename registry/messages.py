@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from auth.identity import OPEN, Identity
 from oci.digest import Digest
-from storage.blobs import BlobReader
+from storage.blobs import BlobFile
 from storage.people import Actor
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Request:
 class FileBody:
     """A part of a blob: ``length`` bytes from ``offset``. Whoever sends it closes the reader."""
 
-    reader: BlobReader
+    reader: BlobFile
     offset: int
     length: int
 

@@ -1,4 +1,4 @@
-"""Where blobs are kept: the protocol that a filesystem, and later any S3 service, satisfies.
+"""Where blobs are kept: the protocol that a filesystem and any S3 service satisfy.
 
 `tests/storage/blob_conformance.py` is the suite that every implementation passes unchanged.
 """
@@ -6,23 +6,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from oci.digest import Digest
 from storage.uploads import Upload
 
 
 class BlobReader(Protocol):
-    """An open blob. ``size`` in bytes; ``fd`` is a file descriptor that ``sendfile`` and ``pread`` may use."""
+    """An open blob. ``size`` in bytes."""
 
     size: int
 
-    def fileno(self) -> int: ...
     def read(self, offset: int, length: int) -> bytes:
         """At most ``length`` bytes from ``offset``; empty at the end. Never moves a shared position."""
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class BlobFile(BlobReader, Protocol):
+    """An open blob that is a file: ``sendfile`` and ``pread`` may use its descriptor."""
+
+    def fileno(self) -> int: ...
 
 
 class BlobStore(Protocol):
