@@ -46,7 +46,9 @@ Table(
     Column("digest", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
-    Column("place", Text),  # the key of its bytes in an object store; null where a file's name is the digest
+    Column(
+        "place", Text
+    ),  # the name that leads to its bytes in an object store (storage.s3_names); null where they are a file
     Column("published_at", Float, nullable=False, server_default="0"),
     UniqueConstraint("digest", name="uq_blobs_digest"),
 )
@@ -216,9 +218,11 @@ Table(
     metadata,
     Column("id", Text, nullable=False),
     Column("scope", Text, nullable=False),
-    Column("place", Text, nullable=False),
+    Column("place", Text, nullable=False),  # what the parts will be, empty before there are any
     Column("multipart", Text, nullable=False),  # the object store's id, empty before there is one
-    Column("parts", Text, nullable=False),  # a JSON list of [size, ETag]
+    Column(
+        "parts", Text, nullable=False
+    ),  # a JSON list of [number, size, ETag, CRC-32], then the name of what comes after them
     Column("size", BigInteger, nullable=False),
     Column("hash_state", LargeBinary),
     Column("holder", Text, nullable=False),
@@ -229,7 +233,7 @@ Table(
     sqlite_with_rowid=False,
 )
 Table(
-    "trash",  # places that nothing refers to any more, to be deleted
+    "trash",  # places, and other objects' names, that nothing refers to any more, to be deleted
     metadata,
     Column("place", Text, nullable=False),
     Column("since", Float, nullable=False),
