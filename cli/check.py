@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -17,6 +18,9 @@ def check(
     repair: Annotated[
         bool, typer.Option("--repair", help="Move damaged blobs aside, so that a push heals them.")
     ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First find blobs in S3 that a lost database knew.")
+    ] = False,
 ) -> None:
     """Verify every blob, manifest, tag and link of a hub. Servers may go on.
 
@@ -28,22 +32,25 @@ def check(
     from cli.tables import moment
     from storage.check import check as run
     from storage.errors import StorageError
-    from storage.filesystem import FilesystemBlobStore
 
     def show(blobs: int, size: int) -> None:
         print(f"\r{blobs} blobs, {human(size)} verified", end="", file=sys.stderr, flush=True)
 
     watching = sys.stderr.isatty()
     place.expect_hub()
-    database = place.open_database()
-    try:
-        report = run(
-            FilesystemBlobStore(place.root, floor=0), database, repair=repair, progress=show if watching else None
-        )
-    except (StorageError, OSError) as error:
-        raise Failure(f"{place} cannot be checked: {error}") from error
-    finally:
-        database.close()
+    with contextlib.ExitStack() as opened:
+        database = place.open_database()
+        opened.callback(database.close)
+        stored = place.open_store(database, 0)
+        opened.callback(stored.close)
+        try:
+            if rebuild:
+                if stored.objects is None:
+                    raise Failure("--rebuild goes with --store s3://BUCKET: files need no database to be found", 2)
+                print(f"{stored.objects.rebuild()} blobs were found again in {place.store}")
+            report = run(stored.blobs, database, repair=repair, progress=show if watching else None)
+        except (StorageError, OSError) as error:
+            raise Failure(f"{place} cannot be checked: {error}") from error
     if watching:
         print(file=sys.stderr)
     print(

@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from cli.place import Stored
 from cli.progress import human
 from storage.collector import CollectionEnded, Collector, Freed, Policy
 from storage.database import Database
 from storage.file_collecting import FileCollecting
-from storage.filesystem import FilesystemBlobStore
 from storage.scrub import Scrub
 from storage.tasks import LEASE, Task, read_note
 
@@ -30,12 +30,9 @@ class Chores:
     """The collector and the scrub of one server process, each in a thread of its own. ``interval`` in seconds, ``scrub`` in bytes a
     second, 0 for never."""
 
-    def __init__(
-        self, database: Database, store: FilesystemBlobStore, policy: Policy, interval: float, scrub: float
-    ) -> None:
+    def __init__(self, database: Database, stored: Stored, policy: Policy, interval: float, scrub: float) -> None:
         self._database = database
-        self._store = store
-        self._collecting = FileCollecting(store)
+        self._stored = stored
         self._policy = policy
         self._interval = interval
         self._scrub = scrub
@@ -46,7 +43,7 @@ class Chores:
         """Begin. Processes that start together do not work together: each waits for a while of its own."""
         if self._interval > 0:
             self._begin("collector", self._collect_when_due, self._interval / 2)
-        if self._scrub > 0:
+        if self._scrub > 0 and self._stored.files is not None:
             self._begin("scrub", self._go_on_with_scrub, SCRUB_LOOK)
 
     def close(self) -> None:
@@ -90,7 +87,7 @@ class Chores:
 
         try:
             collector = Collector(
-                self._database, self._collecting, self._policy, progress=keep, is_ending=self._ending.is_set
+                self._database, self._stored.collected, self._policy, progress=keep, is_ending=self._ending.is_set
             )
             freed = collector.collect()
             task.write_note(json.dumps({"ended": time.time()}))
@@ -100,7 +97,9 @@ class Chores:
             logger.info("collected: %s", sentence(freed))
 
     def _go_on_with_scrub(self) -> None:
-        Scrub(self._store, self._collecting, self._database, self._scrub, self._ending.wait).run()
+        files = self._stored.files
+        assert files is not None, "an object store reads its objects itself"
+        Scrub(files, FileCollecting(files), self._database, self._scrub, self._ending.wait).run()
 
 
 def sentence(freed: Freed) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -38,8 +39,6 @@ def gc(
     from cli.progress import human
     from storage.collector import Collector
     from storage.errors import StorageError
-    from storage.file_collecting import FileCollecting
-    from storage.filesystem import FilesystemBlobStore
 
     policy = parse_policy(window, "0s" if now else grace, untagged)
     watching = sys.stderr.isatty()
@@ -48,15 +47,18 @@ def gc(
         print(f"\r{count} {what} ", end="", file=sys.stderr, flush=True)
 
     place.expect_hub()
-    database = place.open_database()
-    try:
-        store = FileCollecting(FilesystemBlobStore(place.root, floor=0))
-        collector = Collector(database, store, policy, progress=show if watching else _say_nothing)
-        freed = collector.plan() if dry_run else collector.collect()
-    except (StorageError, OSError) as error:
-        raise Failure(f"{place} cannot be collected: {error}. What was freed before is freed; run it again") from error
-    finally:
-        database.close()
+    with contextlib.ExitStack() as opened:
+        database = place.open_database()
+        opened.callback(database.close)
+        stored = place.open_store(database, 0, trash_seconds=0.0 if now else None)
+        opened.callback(stored.close)
+        collector = Collector(database, stored.collected, policy, progress=show if watching else _say_nothing)
+        try:
+            freed = collector.plan() if dry_run else collector.collect()
+        except (StorageError, OSError) as error:
+            raise Failure(
+                f"{place} cannot be collected: {error}. What was freed before is freed; run it again"
+            ) from error
     if watching:
         print(file=sys.stderr)
     would = "would be " if dry_run else ""

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 from auth.audit import Trail
 from auth.gate import Gate
 from cli.chores import Chores
-from cli.place import Place
+from cli.options import Failure
+from cli.place import Place, Stored
 from registry.access import Access
 from registry.app import Registry
+from registry.blobs import Elsewhere
 from registry.origin import Network, Origin
 from registry.threads import Disk, Lookups
 from registry.tokens import TokenHandlers
-from storage.collector import DEFAULT_POLICY, UPLOAD_LIFETIME, Policy
-from storage.filesystem import FilesystemBlobStore
+from storage.collector import DEFAULT_POLICY, UPLOAD_LIFETIME, Collected, Policy
 from storage.sql_metadata import SQLMetadata
 from storage.sql_people import SQLPeople
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("portside.registry")
 
+REDIRECT_SECONDS = 1200
+"""How long a client may begin to read at an object store what it was sent there for."""
 LOOK_UPS = 40
 """Look-ups at once in a database, or a store, that is not in this process."""
 TOKEN_SECONDS = 300.0
@@ -55,7 +58,7 @@ class Hub:
     def __init__(
         self,
         registry: Registry,
-        store: FilesystemBlobStore,
+        store: Collected,
         people: SQLPeople,
         trail: Trail,
         audit_seconds: float,
@@ -118,6 +121,7 @@ def wire(
     policy: Policy = DEFAULT_POLICY,
     gc_interval: float = 0.0,
     scrub: float = 0.0,
+    s3_redirect: bool = False,
 ) -> Hub:
     """Build a hub at its place. ``floor`` in bytes; ``gc_interval`` and ``scrub`` as for `cli.chores.Chores`.
 
@@ -165,7 +169,17 @@ def wire(
         gate, Origin(scheme, external_url, proxies), trail, service, foreign.realm if foreign is not None else ""
     )
     tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, lookups, service, audiences)
-    store = FilesystemBlobStore(place.root, floor=floor)
-    registry = Registry(store, metadata, access, tokens, api, disk, lookups, policy.window)
-    chores = Chores(database, store, policy, gc_interval, scrub)
-    return Hub(registry, store, people, trail, audit_seconds, chores, issuer, (pool.close, gate.close))
+    stored = place.open_store(database, floor)
+    elsewhere = _elsewhere(stored) if s3_redirect else None
+    registry = Registry(stored.blobs, metadata, access, tokens, api, disk, lookups, policy.window, elsewhere)
+    chores = Chores(database, stored, policy, gc_interval, scrub)
+    closers = (pool.close, gate.close, stored.close)
+    return Hub(registry, stored.collected, people, trail, audit_seconds, chores, issuer, closers)
+
+
+def _elsewhere(stored: Stored) -> Elsewhere:
+    """Where clients get large blobs from the object store itself; Failure."""
+    objects = stored.objects
+    if objects is None:
+        raise Failure("--s3-redirect goes with --store s3://BUCKET", 2)
+    return lambda digest: objects.url(digest, REDIRECT_SECONDS, "application/octet-stream")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import shlex
 import tomllib
 from collections.abc import Callable
@@ -21,13 +22,28 @@ from cli.options import Failure, RootOption
 
 if TYPE_CHECKING:
     from auth.keys import KeySource
+    from storage.blobs import BlobStore
+    from storage.collector import Collected
     from storage.database import Database
+    from storage.filesystem import FilesystemBlobStore
+    from storage.s3 import S3BlobStore
 
 Arguments = ParamSpec("Arguments")
 
 SERVE = "serve"
 """The verb all of whose options are settings; the others take those of the file that say where the hub is."""
 _PREFIX = "PORTSIDE_"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What blobs are in: as the registry sees it, as the collector does, and what it is."""
+
+    blobs: BlobStore
+    collected: Collected
+    close: Callable[[], None]
+    files: FilesystemBlobStore | None = None
+    objects: S3BlobStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,31 @@ class Place:
         except (StorageError, OSError) as error:
             raise Failure(f"{self} cannot be used: {error}") from error
 
+    def open_store(self, database: Database, floor: int | None = None, *, trash_seconds: float | None = None) -> Stored:
+        """Open what the blobs are in; Failure. ``floor``: bytes of a disk that are kept free. ``trash_seconds``: how long an object that
+        nothing leads to any more is kept for its readers, where they are not files; None for as long as a server does.
+        """
+        from storage.errors import StorageError
+
+        try:
+            if not self.store:
+                from storage.file_collecting import FileCollecting
+                from storage.filesystem import FilesystemBlobStore
+
+                files = FilesystemBlobStore(self.root, floor=floor)
+                return Stored(files, FileCollecting(files), lambda: None, files=files)
+            from storage.s3 import S3BlobStore
+            from storage.s3_collecting import TRASH_SECONDS, S3Collecting
+            from storage.s3_names import S3Location
+
+            objects = S3BlobStore(S3Location.parse(self.store, self.s3_endpoint, _region()), database)
+            seconds = TRASH_SECONDS if trash_seconds is None else trash_seconds
+            return Stored(
+                objects, S3Collecting(objects, database, trash_seconds=seconds), objects.close, objects=objects
+            )
+        except (StorageError, OSError, ValueError) as error:
+            raise Failure(f"the store {self.store or self.root} cannot be used: {error}") from error
+
     def key_source(self, database: Database) -> KeySource:
         """Where the keys are that sign tokens: files, but for servers that may share no directory; KeysUnusable."""
         if self.database:
@@ -81,6 +122,11 @@ class Place:
         from auth.key_files import KeyFiles
 
         return KeyFiles(self.root / "auth" / "keys")
+
+
+def _region() -> str:
+    """As AWS's own programs have it."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
 
 
 def read_settings(context: typer.Context, config: Path | None) -> Path | None:

@@ -57,6 +57,9 @@ def serve(
     scrub: Annotated[
         float, typer.Option(min=0, metavar="MB/S", help="How fast stored bytes are verified; 0: never.")
     ] = 10.0,
+    s3_redirect: Annotated[
+        bool, typer.Option("--s3-redirect", help="Clients pull large blobs from S3 itself.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Server processes.")] = 1,
     grace: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For requests, after SIGTERM.")] = 10.0,
     floor: Annotated[int | None, typer.Option(min=0, metavar="MIB", help="Free space kept (1 GiB or 5 %).")] = None,
@@ -108,6 +111,7 @@ def serve(
         policy=policy,
         gc_interval=gc_interval,
         scrub=scrub * 1e6,
+        s3_redirect=s3_redirect,
     )
     hub.start_chores()
     if _has_accounts(database):

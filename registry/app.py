@@ -12,7 +12,7 @@ from oci.digest import Digest
 from oci.manifest import Manifest
 from registry.access import Access
 from registry.asgi import Application, call
-from registry.blobs import BlobHandlers
+from registry.blobs import BlobHandlers, Elsewhere
 from registry.errors import ClientGone, RequestError, error_response, is_expected
 from registry.listings import ListHandlers
 from registry.manifests import ManifestHandlers
@@ -132,14 +132,18 @@ class Registry:
         disk: Disk,
         lookups: Lookups,
         push_window: float,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """``push_window``: seconds that a blob may wait for its manifest (`storage.collector.Policy`)."""
+        """``push_window``: seconds that a blob may wait for its manifest (`storage.collector.Policy`).
+
+        ``elsewhere``: where clients are sent to for large blobs.
+        """
         self._lookups = lookups
         self._site = Site(metadata, api)
         self._access = access
         self._tokens = tokens
-        blobs = BlobHandlers(store, metadata, disk, push_window)
-        uploads = UploadHandlers(store, metadata, disk)
+        blobs = BlobHandlers(store, metadata, disk, push_window, elsewhere)
+        uploads = UploadHandlers(store, metadata, disk, lookups)
         manifests = ManifestHandlers(metadata, disk)
         lists = ListHandlers(metadata)
         self._reused = ReusedAnswers(metadata.generation)

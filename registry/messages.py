@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from auth.identity import OPEN, Identity
 from oci.digest import Digest
-from storage.blobs import BlobReader
+from storage.blobs import BlobFile, Stream
 from storage.people import Actor
 
 if TYPE_CHECKING:
@@ -161,22 +161,12 @@ class Request:
 class FileBody:
     """A part of a blob that is a file: ``length`` bytes from ``offset``. Whoever sends it closes it."""
 
-    reader: BlobReader
+    reader: BlobFile
     offset: int
     length: int
 
     def close(self) -> None:
         self.reader.close()
-
-
-class Stream(Protocol):
-    """Bytes that come from elsewhere, in order."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Read at least one byte; 0 at the end. StorageError."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(slots=True)

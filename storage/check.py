@@ -10,10 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from oci.digest import Digest, InvalidDigest
+from storage.blobs import BlobStore
 from storage.damage import is_damaged, set_aside, verify
 from storage.database import Database
 from storage.errors import BlobNotFound
-from storage.filesystem import FilesystemBlobStore
 from storage.scrub import Scrubbed, scrubbed
 from storage.sql_metadata import SQLMetadata
 
@@ -46,9 +46,7 @@ class Report:
     """References to content that was never pushed to the hub, which sparse images and indexes may have."""
 
 
-def check(
-    store: FilesystemBlobStore, database: Database, *, repair: bool = False, progress: Progress | None = None
-) -> Report:
+def check(store: BlobStore, database: Database, *, repair: bool = False, progress: Progress | None = None) -> Report:
     """Verify a store and its facts. With ``repair``, damaged blobs are moved to ``quarantine/``, so that the next push heals them."""
     metadata = SQLMetadata(database)
     report = Report()
@@ -63,9 +61,7 @@ def check(
     return report
 
 
-def _check_bytes(
-    store: FilesystemBlobStore, metadata: SQLMetadata, report: Report, repair: bool, progress: Progress
-) -> None:
+def _check_bytes(store: BlobStore, metadata: SQLMetadata, report: Report, repair: bool, progress: Progress) -> None:
     """Read every blob file once."""
     with ThreadPoolExecutor(THREADS) as pool:
         for digest, size, is_good in _verified(store, pool):
@@ -84,7 +80,7 @@ def _check_bytes(
                 )
 
 
-def _verified(store: FilesystemBlobStore, pool: ThreadPoolExecutor) -> Iterator[tuple[Digest, int, bool]]:
+def _verified(store: BlobStore, pool: ThreadPoolExecutor) -> Iterator[tuple[Digest, int, bool]]:
     """Every blob with its size and whether its bytes are its own, hashed a little ahead. One that goes meanwhile is passed over."""
     waiting: list[tuple[Digest, Future[tuple[int, bool]]]] = []
     walk = store.digests()
@@ -97,27 +93,29 @@ def _verified(store: FilesystemBlobStore, pool: ThreadPoolExecutor) -> Iterator[
         try:
             size, is_good = future.result()
         except BlobNotFound:
-            continue
+            if store.size(digest) is None:
+                continue
+            size, is_good = 0, False
         yield digest, size, is_good
 
 
-def _look_again(store: FilesystemBlobStore, digest: Digest, report: Report, repair: bool) -> None:
+def _look_again(store: BlobStore, digest: Digest, report: Report, repair: bool) -> None:
     """Report what is damaged still: a push may have healed it, a collector removed it."""
     if not repair:
         if is_damaged(store, digest):
             report.problems.append(
-                f"blob {digest} is damaged: its bytes have another digest. Run `portside check --repair`, then push an image that has it"
+                f"blob {digest} is damaged: its bytes are others, or gone. Run `portside check --repair`, then push an image that has it"
             )
         return
     aside = set_aside(store, digest)
-    if aside is None:
+    if not aside:
         return
     report.repaired.append(
-        f"blob {digest} was damaged; its bytes are now {aside}. The next push of an image that has it heals it"
+        f"blob {digest} was damaged; its bytes are {aside}. The next push of an image that has it heals it"
     )
 
 
-def _check_links(store: FilesystemBlobStore, metadata: SQLMetadata, report: Report) -> None:
+def _check_links(store: BlobStore, metadata: SQLMetadata, report: Report) -> None:
     """Every blob that a repository holds has bytes."""
     query = "SELECT b.id, b.digest FROM blobs b WHERE EXISTS (SELECT 1 FROM repository_blobs l WHERE l.blob_id = b.id) AND b.id > ?"
     for _, text in metadata.database.scan(f"{query} ORDER BY b.id LIMIT ?"):
@@ -159,7 +157,7 @@ def _check_tags(metadata: SQLMetadata, report: Report) -> None:
             )
 
 
-def _check_references(store: FilesystemBlobStore, metadata: SQLMetadata, report: Report) -> None:
+def _check_references(store: BlobStore, metadata: SQLMetadata, report: Report) -> None:
     """Count what manifests refer to and nobody ever pushed. (What was pushed and is lost is a problem that the links have told.)"""
     query = (
         "SELECT m.id, (SELECT count(*) FROM manifest_references f WHERE f.manifest_id = m.id AND ("

@@ -71,3 +71,16 @@ class DatabaseUnavailable(StorageError):
             f"the registry's database did not answer, tried for {seconds:.1f} s; {done}. Try again in a moment; "
             "if it stays so, the registry's log says what is wrong with the database"
         )
+
+
+class StoreUnavailable(StorageError):
+    """A service that bytes are kept in did not do what it was asked for. ``remedy``: what a person can do about it.
+
+    ``code`` is the service's own word, or what happened on the way to it. Where none answered ``status`` is 0 and ``request_id`` empty.
+    """
+
+    def __init__(self, operation: str, bucket: str, code: str, status: int, request_id: str, remedy: str) -> None:
+        self.operation, self.bucket, self.code, self.status = operation, bucket, code, status
+        self.request_id, self.remedy = request_id, remedy
+        answered = f" (HTTP {status}, request {request_id or 'unknown'})" if status else ""
+        super().__init__(f"{operation} in the bucket {bucket} failed: {code}{answered}. {remedy}")

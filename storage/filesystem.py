@@ -11,9 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
 import os
-import re
 import threading
 import time
 import uuid
@@ -25,6 +23,7 @@ from oci.digest import HEX_LENGTH, Digest, Hasher, InvalidDigest, hasher
 from storage.errors import BlobNotFound, DigestMismatch, StoreFull, UploadBusy, UploadNotFound
 from storage.paths import BLOB_MODE, PRIVATE_MODE, make_directory, prepare, prepare_blobs, sync_directory
 from storage.publishing import Guard
+from storage.uploads import UPLOAD_ID, is_upload_of, new_upload_id
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write. From 128 KiB on ext4 takes page cache in blocks that a virtual machine's free page reporting may have given back to
@@ -40,7 +39,6 @@ READ_SIZE = 1024 * 1024
 HASH_STATES_MAX = 1024
 """Uploads between two requests whose hash is remembered; another one's file is read again, once."""
 
-_UPLOAD_ID = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\Z")
 _SYNC_FILE_RANGE_WRITE = 2
 
 
@@ -222,7 +220,7 @@ class FilesystemBlobStore:
     def start(self, scope: str) -> FileUpload:
         """Make an empty file under a new id; StoreFull."""
         self.check_space()
-        upload_id = f"{uuid.uuid4().hex}-{_scope_tag(scope)}"
+        upload_id = new_upload_id(scope)
         path = self.paths.uploads / upload_id
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
@@ -309,7 +307,7 @@ class FilesystemBlobStore:
         limit = time.time() - older_than
         with os.scandir(self.paths.uploads) as entries:
             for entry in entries:
-                if not _UPLOAD_ID.match(entry.name):
+                if not UPLOAD_ID.match(entry.name):
                     continue
                 try:
                     if entry.stat(follow_symlinks=False).st_mtime > limit:
@@ -386,7 +384,7 @@ class FilesystemBlobStore:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
     def _upload_path(self, scope: str, upload_id: str) -> Path:
-        if not _UPLOAD_ID.match(upload_id) or not upload_id.endswith(_scope_tag(scope)):
+        if not is_upload_of(scope, upload_id):
             raise UploadNotFound(upload_id[:100])
         return self.paths.uploads / upload_id
 
@@ -403,11 +401,6 @@ def digest_file(fd: int, algorithm: str, pace: Callable[[int], None] | None = No
         if pace is not None:
             pace(size)
     return Digest.from_hasher(algorithm, state)
-
-
-def _scope_tag(scope: str) -> str:
-    """What binds an upload's id to its repository, so that no other can go on with it, without any state."""
-    return hashlib.sha256(scope.encode()).hexdigest()[:16]
 
 
 def _load_sync_file_range() -> ctypes._NamedFuncPointer | None:

@@ -49,7 +49,7 @@ Table(
     Column("digest", _Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
-    Column("place", _Text),  # the key of its bytes in an object store; null where a file's name is the digest
+    Column("place", _Text),  # the name that leads to its bytes in an object store (storage.s3_names); null for a file
     Column("published_at", Float, nullable=False, server_default="0"),
     UniqueConstraint("digest", name="uq_blobs_digest"),
 )
@@ -221,9 +221,10 @@ Table(
     metadata,
     Column("id", _Text, nullable=False),
     Column("scope", _Text, nullable=False),
-    Column("place", _Text, nullable=False),
+    Column("place", _Text, nullable=False),  # what the parts will be, empty before there are any
     Column("multipart", _Text, nullable=False),  # the object store's id, empty before there is one
-    Column("parts", _Text, nullable=False),  # a JSON list of [size, ETag]
+    # A JSON list of [number, size, ETag, CRC-32], then the name of what comes after them.
+    Column("parts", _Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("hash_state", LargeBinary),
     Column("holder", _Text, nullable=False),
@@ -234,7 +235,7 @@ Table(
     sqlite_with_rowid=False,
 )
 Table(
-    "trash",  # places that nothing refers to any more, to be deleted
+    "trash",  # places, and other objects' names, that nothing refers to any more, to be deleted
     metadata,
     Column("place", _Text, nullable=False),
     Column("since", Float, nullable=False),

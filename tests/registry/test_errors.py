@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from registry.errors import error_response, is_expected
-from storage.errors import DatabaseUnavailable
+from storage.errors import DatabaseUnavailable, StoreUnavailable
 
 
 def test_a_database_that_is_away_is_a_503_to_be_tried_again_that_does_not_say_where_it_is() -> None:
@@ -16,3 +16,15 @@ def test_a_database_that_is_away_is_a_503_to_be_tried_again_that_does_not_say_wh
     assert told["code"] == "UNAVAILABLE"
     assert told["message"].startswith("the registry's database did not answer, tried for 5.0 s; nothing was changed.")
     assert "db.internal" not in told["message"]
+
+
+def test_a_store_that_is_unavailable_is_asked_again_in_a_moment() -> None:
+    error = StoreUnavailable("PutObject", "images", "SlowDown", 503, "R1", "The service asks for fewer requests")
+    assert is_expected(error)
+    response = error_response(error, "id")
+    assert response.status == 503
+    assert (b"retry-after", b"1") in response.headers
+    assert isinstance(response.body, bytes)
+    (told,) = json.loads(response.body)["errors"]
+    assert told["code"] == "UNAVAILABLE"
+    assert "SlowDown (HTTP 503, request R1)" in told["message"]
