@@ -121,7 +121,11 @@ class S3Upload:
                     self._states[self._hashed] = state
 
     def prepare(self, expected: Digest) -> None:
-        """Nothing: nobody waits for how long a commit takes."""
+        """Compare, where the hash is known: more need not be done before, since nobody waits for a commit. DigestMismatch, UploadBusy."""
+        self._see_that_it_goes_on()
+        actual = self._digest(expected.algorithm)
+        if actual is not None and actual != expected:
+            self._refuse(expected, actual)
 
     def commit(self, expected: Digest) -> int:
         """Have the bytes in their place, compare, publish; the size. DigestMismatch, UploadBusy, StoreUnavailable, StoreFull.

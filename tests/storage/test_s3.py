@@ -242,7 +242,7 @@ def test_a_reader_goes_on_when_its_object_is_replaced_and_deleted(store: S3BlobS
 
 
 def test_another_servers_changes_are_seen(store: S3BlobStore, server: Server, prefix: str) -> None:
-    other_database = SQLiteDatabase(store._facts._database.paths.root)  # type: ignore[attr-defined]
+    other_database = SQLiteDatabase(store._facts.database.paths.root)  # type: ignore[attr-defined]
     other = S3BlobStore(s3.location(server.url, prefix), other_database)
     digest = push(store, b"hello")
     assert content(other, digest) == b"hello"
