@@ -41,6 +41,7 @@ SCHEMES = ("postgresql", "postgresql+psycopg", "postgres")
 _DEFAULTS = {
     "connect_timeout": "3",
     "fallback_application_name": "portside",
+    "target_session_attrs": "read-write",  # of several hosts the one that can be written to, also after a failover
     "keepalives_idle": "30",
     "keepalives_interval": "5",
     "keepalives_count": "3",

@@ -92,7 +92,7 @@ def postgres() -> Iterator[Postgres]:
             "PostgreSQL is not on this machine: apt-get install postgresql, or let  make test  do it as root"
         )
     path = f"PATH={versions[-1]}:{os.environ['PATH']}"
-    command = [str(tool("setpriv")), "--pdeathsig", "TERM", "env", path]
+    command = [str(tool("setpriv")), "--pdeathsig", "INT", "env", path]
     if os.geteuid() == 0:
         shutil.chown(directory, "postgres", "postgres")
         command[1:1] = ["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
