@@ -75,7 +75,8 @@ class Session:
 class Sessions:
     """The connections of one process to one database. Safe for threads.
 
-    ``where``: the database's name and host, for messages; what else the URL says, the password too, is in none.
+    ``where``: the database's name and host, for messages; what else the URL says, the password too, is in none. A pooler in between has to
+    give each connection a session of its own: it has settings, and statements that were prepared.
     """
 
     def __init__(self, url: str) -> None:
