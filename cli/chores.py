@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 from cli.progress import human
 from storage.collector import CollectionEnded, Collector, Freed, Policy
@@ -24,6 +25,23 @@ SCRUB_LOOK = 600.0
 """Seconds between two looks whether a round of the scrub is to be begun, or gone on with where a process left it."""
 SHARE = 0.05
 """Of its time, a collector works at most so much: where a collection takes long, the next comes later."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastCollection:
+    """When the servers' last collection ended (seconds of the Unix clock, 0 for not yet), and by which policy they collect."""
+
+    ended: float
+    policy: Policy
+
+
+def last_collection(database: Database) -> LastCollection | None:
+    """What the servers of a root did last; None where none has collected."""
+    note = read_note(database, TASK)
+    if not note:
+        return None
+    values = json.loads(note)
+    return LastCollection(values["ended"], Policy(**values["policy"]))
 
 
 class Chores:
@@ -74,11 +92,8 @@ class Chores:
 
     def _collect_when_due(self) -> None:
         """One collection, where none of any process ended within the interval and none is under way."""
-        note = read_note(self._database, TASK)
-        if note and time.time() - json.loads(note)["ended"] < self._interval:
-            return
         task = Task(self._database, TASK)
-        if not task.take():
+        if not self._is_due() or not task.take():
             return
         kept = time.monotonic()
 
@@ -89,15 +104,26 @@ class Chores:
                 task.take()
 
         try:
+            if not self._is_due():  # another was just faster
+                return
+            last = last_collection(self._database)
+            self._write(task, 0.0 if last is None else last.ended)
             collector = Collector(
                 self._database, self._collecting, self._policy, progress=keep, is_ending=self._ending.is_set
             )
             freed = collector.collect()
-            task.write_note(json.dumps({"ended": time.time()}))
+            self._write(task, time.time())
         finally:
             task.leave()
         if not freed.is_nothing():
             logger.info("collected: %s", sentence(freed))
+
+    def _is_due(self) -> bool:
+        last = last_collection(self._database)
+        return last is None or not 0 <= time.time() - last.ended < self._interval
+
+    def _write(self, task: Task, ended: float) -> None:
+        task.write_note(json.dumps({"ended": ended, "policy": asdict(self._policy)}))
 
     def _go_on_with_scrub(self) -> None:
         Scrub(self._store, self._collecting, self._database, self._scrub, self._ending.wait).run()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +22,7 @@ UntaggedOption = Annotated[
     float | None,
     typer.Option("--untagged", min=0, metavar="DAYS", help="After which untagged manifests go. (They stay.)"),
 ]
-WindowOption = Annotated[str, typer.Option(metavar="TIME", help="How long a pushed blob may wait for its manifest.")]
+TimeOption = Annotated[str | None, typer.Option(metavar="TIME", help="30m, 12h, 7d. (As the servers have it.)")]
 
 
 def gc(
@@ -28,10 +30,12 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
     now: Annotated[bool, typer.Option("--now", help="What is unused goes at once: no grace.")] = False,
     untagged: UntaggedOption = None,
-    grace: Annotated[str, typer.Option(metavar="TIME", help="How long what is unused can be rescued.")] = "1d",
-    window: WindowOption = "1d",
+    grace: TimeOption = None,
+    window: TimeOption = None,
 ) -> None:
     """Free what nothing refers to any more. Servers may go on; they do the same every few minutes.
+
+    --grace: how long what is unused can be rescued. --window: how long a pushed blob may wait for its manifest.
 
     Example: portside gc --now --untagged 30 --root /srv/hub
     """
@@ -41,14 +45,15 @@ def gc(
     from storage.file_collecting import FileCollecting
     from storage.filesystem import FilesystemBlobStore
 
-    policy = parse_policy(window, "0s" if now else grace, untagged)
     watching = sys.stderr.isatty()
 
     def show(what: str, count: int) -> None:
         print(f"\r{count} {what} ", end="", file=sys.stderr, flush=True)
 
+    given = parse_policy(window, "0" if now else grace, untagged)
     database = open_database(root)
     try:
+        policy = given(database)
         store = FileCollecting(FilesystemBlobStore(root, floor=0))
         collector = Collector(database, store, policy, progress=show if watching else _say_nothing)
         freed = collector.plan() if dry_run else collector.collect()
@@ -87,8 +92,8 @@ def why(
     root: RootOption,
     digest: Annotated[str, typer.Argument(metavar="DIGEST", help="Of a blob or a manifest: sha256:…")],
     untagged: UntaggedOption = None,
-    grace: Annotated[str, typer.Option(metavar="TIME", help="As the server's --gc-grace.")] = "1d",
-    window: WindowOption = "1d",
+    grace: TimeOption = None,
+    window: TimeOption = None,
 ) -> None:
     """Say what keeps a blob or a manifest, or when it goes.
 
@@ -102,9 +107,10 @@ def why(
         wanted = Digest.parse(digest)
     except InvalidDigest as error:
         raise Failure(f"{digest[:200]!r} is not a digest: it is like sha256: and 64 hexadecimal digits", 2) from error
-    policy = parse_policy(window, grace, untagged)
+    given = parse_policy(window, grace, untagged)
     database = open_database(root)
     try:
+        policy = given(database)
         found = find_reasons(database, wanted)
     finally:
         database.close()
@@ -155,23 +161,28 @@ def open_database(root: Path) -> SQLiteDatabase:
         raise Failure(f"the root {root} cannot be used: {error}") from error
 
 
-def parse_policy(
-    window: str,
-    grace: str,
-    untagged: float | None,
-    *,
-    grace_option: str = "--grace",
-    window_option: str = "--window",
-) -> Policy:
-    """What the options say; Failure."""
-    from storage.collector import DAY, Policy
+def parse_policy(window: str | None, grace: str | None, untagged: float | None) -> Callable[[SQLiteDatabase], Policy]:
+    """What the options of a command say, and where they say nothing what the servers do; Failure."""
+    from cli.chores import last_collection
+    from storage.collector import DAY, DEFAULT_POLICY
 
-    return Policy(
-        _seconds(window, window_option), _seconds(grace, grace_option), None if untagged is None else untagged * DAY
-    )
+    given: dict[str, float] = {}
+    if window is not None:
+        given["window"] = parse_time(window, "--window")
+    if grace is not None:
+        given["grace"] = parse_time(grace, "--grace")
+    if untagged is not None:
+        given["untagged"] = untagged * DAY
+
+    def policy(database: SQLiteDatabase) -> Policy:
+        last = last_collection(database)
+        return replace(DEFAULT_POLICY if last is None else last.policy, **given)
+
+    return policy
 
 
-def _seconds(text: str, option: str) -> float:
+def parse_time(text: str, option: str) -> float:
+    """Seconds; Failure."""
     from auth.durations import InvalidDuration, parse_duration
 
     if text in ("0", "0s"):

@@ -95,7 +95,7 @@ class Unseen:
     def find_link(self, repository: str, digest: Digest) -> None:
         return None
 
-    def touch_blob(self, repository: str, digest: Digest) -> bool:
+    def touch(self, repository: str, digest: Digest, *, is_manifest: bool = False) -> bool:
         return False
 
     def list_tags(self, repository: str, limit: int, after: str) -> None:
@@ -141,7 +141,7 @@ class Registry:
         self._tokens = tokens
         blobs = BlobHandlers(store, metadata, disk, push_window)
         uploads = UploadHandlers(store, metadata, disk)
-        manifests = ManifestHandlers(metadata, disk)
+        manifests = ManifestHandlers(metadata, disk, push_window)
         lists = ListHandlers(metadata)
         self._reused = ReusedAnswers(metadata.generation)
         unseen = Unseen()
@@ -149,7 +149,7 @@ class Registry:
         self._unseen = _handlers(
             BlobHandlers(store, unseen, disk, push_window),
             uploads,
-            ManifestHandlers(unseen, disk),
+            ManifestHandlers(unseen, disk, push_window),
             ListHandlers(unseen),
         )
 
@@ -229,6 +229,7 @@ def _handlers(
         (Endpoint.PING, "GET"): _ping,
         (Endpoint.CATALOG, "GET"): lists.catalog,
         (Endpoint.MANIFEST, "GET"): manifests.get,
+        (Endpoint.MANIFEST, "HEAD"): manifests.head,
         (Endpoint.MANIFEST, "PUT"): manifests.put,
         (Endpoint.MANIFEST, "DELETE"): manifests.delete,
         (Endpoint.BLOB, "GET"): blobs.get,

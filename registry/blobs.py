@@ -40,7 +40,7 @@ class Links(Protocol):
 
     def find_blob(self, repository: str, digest: Digest) -> int | None: ...
     def find_link(self, repository: str, digest: Digest) -> HeldBlob | None: ...
-    def touch_blob(self, repository: str, digest: Digest) -> bool: ...
+    def touch(self, repository: str, digest: Digest) -> bool: ...
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None) -> bool: ...
 
 
@@ -71,7 +71,7 @@ class BlobHandlers:
         return self._there(request, digest, held.size)
 
     async def _touched(self, request: Request, repository: str, digest: Digest, size: int) -> Response:
-        if not await self._disk.run(self._links.touch_blob, repository, digest):
+        if not await self._disk.run(self._links.touch, repository, digest):
             raise _unknown(digest, repository)
         return self._there(request, digest, size)
 

@@ -20,18 +20,24 @@ OUTBOX_TRIM = 1000
 """Events that are kept, and after how many new ones the oldest are dropped."""
 
 _FIND_BY_TAG = """
-SELECT m.digest, h.media_type, m.body FROM repositories r
+SELECT m.digest, h.media_type, m.body, h.pushed_at FROM repositories r
 JOIN tags t ON t.repository_id = r.id JOIN manifests m ON m.id = t.manifest_id
 JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = t.manifest_id
 WHERE r.name = ? AND t.name = ?"""
 _FIND_BY_DIGEST = """
-SELECT m.digest, h.media_type, m.body FROM repositories r JOIN manifests m
+SELECT m.digest, h.media_type, m.body, h.pushed_at FROM repositories r JOIN manifests m
 JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id
 WHERE r.name = ? AND m.digest = ?"""
 _FIND_BLOB = """
 SELECT b.size FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
 WHERE r.name = ? AND b.digest = ?"""
 _FIND_LINK = _FIND_BLOB.replace("b.size", "b.size, l.linked_at")
+_TOUCH_BLOB = """
+UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)
+AND blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
+_TOUCH_MANIFEST = """
+UPDATE repository_manifests SET pushed_at = ?, doomed_at = NULL WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)
+AND manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _LIST_REFERRERS = """
@@ -58,7 +64,7 @@ class SQLMetadata:
         """One row by a tag (str) or a digest."""
         query = _FIND_BY_TAG if isinstance(reference, str) else _FIND_BY_DIGEST
         row = self.database.row(query, (repository, str(reference)))
-        return None if row is None else StoredManifest(Digest.parse(row[0]), row[1], row[2])
+        return None if row is None else StoredManifest(Digest.parse(row[0]), *row[1:])
 
     def find_blob(self, repository: str, digest: Digest) -> int | None:
         """The recorded size, where the link is there."""
@@ -141,18 +147,11 @@ class SQLMetadata:
             self._note(connection, by, "blob.mount", repository, str(digest), {}, words)
             return int(row[1])
 
-    def touch_blob(self, repository: str, digest: Digest) -> bool:
+    def touch(self, repository: str, digest: Digest, *, is_manifest: bool = False) -> bool:
         """One row, that no generation tells of."""
+        query = _TOUCH_MANIFEST if is_manifest else _TOUCH_BLOB
         with self.database.transaction() as connection:
-            return (
-                connection.execute(
-                    "UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL"
-                    " WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)"
-                    " AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
-                    (time.time(), repository, str(digest)),
-                ).rowcount
-                > 0
-            )
+            return connection.execute(query, (time.time(), repository, str(digest))).rowcount > 0
 
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
         """Drop the link."""
