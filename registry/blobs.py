@@ -127,9 +127,10 @@ class BlobHandlers:
     def _lost(self, digest: Digest, repository: str) -> RequestError:
         """A blob that was acknowledged and whose file is gone or of another size. It is answered as unknown: then clients push it again.
 
-        One whose link is gone by now, too, was deleted and collected between two look-ups: no damage.
+        One whose link is gone by now, too, was deleted and collected between two look-ups, and maybe pushed again since: no damage.
         """
-        if self._links.find_blob(repository, digest) is not None:
+        held = self._links.find_blob(repository, digest)
+        if held is not None and self._blobs.size(digest) != held:
             logger.error(
                 "blob %s of %s is missing or damaged on disk: the next push of it heals it; run `portside check`",
                 digest,
