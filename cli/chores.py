@@ -9,13 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from cli.progress import human
-from storage.collector import CollectionEnded, Collector, Freed, Policy
+from storage.collector import Collected, CollectionEnded, Collector, Freed, Policy
 from storage.database import Database
-from storage.file_collecting import FileCollecting
-from storage.filesystem import FilesystemBlobStore
-from storage.scrub import Scrub
 from storage.tasks import LEASE, Task, read_note
 
 logger = logging.getLogger("portside.storage")
@@ -25,6 +23,9 @@ SCRUB_LOOK = 600.0
 """Seconds between two looks whether a round of the scrub is to be begun, or gone on with where a process left it."""
 SHARE = 0.05
 """Of its time, a collector works at most so much: where a collection takes long, the next comes later."""
+
+
+Scrubbing = Callable[[Callable[[float], bool]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,17 @@ def last_collection(database: Database) -> LastCollection | None:
 
 
 class Chores:
-    """The collector and the scrub of one server process, each in a thread of its own. ``interval`` in seconds, ``scrub`` in bytes a
-    second, 0 for never."""
+    """The collector and the scrub of one server process, each in a thread of its own.
+
+    ``interval`` in seconds, 0 for no collections. ``scrub`` goes on with the scrub until it is done for now, None for none; it waits by
+    the function that it is given, which takes seconds and says whether to end.
+    """
 
     def __init__(
-        self, database: Database, store: FilesystemBlobStore, policy: Policy, interval: float, scrub: float
+        self, database: Database, store: Collected, policy: Policy, interval: float, scrub: Scrubbing | None
     ) -> None:
         self._database = database
         self._store = store
-        self._collecting = FileCollecting(store)
         self._policy = policy
         self._interval = interval
         self._scrub = scrub
@@ -64,8 +67,8 @@ class Chores:
         """Begin. Processes that start together do not work together: each waits for a while of its own."""
         if self._interval > 0:
             self._begin("collector", self._collect_when_due, self._interval / 2)
-        if self._scrub > 0:
-            self._begin("scrub", self._go_on_with_scrub, SCRUB_LOOK)
+        if self._scrub is not None:
+            self._begin("scrub", partial(self._scrub, self._ending.wait), SCRUB_LOOK)
 
     def close(self) -> None:
         """End between two steps, and wait for that."""
@@ -109,7 +112,7 @@ class Chores:
             last = last_collection(self._database)
             self._write(task, 0.0 if last is None else last.ended)
             collector = Collector(
-                self._database, self._collecting, self._policy, progress=keep, is_ending=self._ending.is_set
+                self._database, self._store, self._policy, progress=keep, is_ending=self._ending.is_set
             )
             freed = collector.collect()
             self._write(task, time.time())
@@ -124,9 +127,6 @@ class Chores:
 
     def _write(self, task: Task, ended: float) -> None:
         task.write_note(json.dumps({"ended": ended, "policy": asdict(self._policy)}))
-
-    def _go_on_with_scrub(self) -> None:
-        Scrub(self._store, self._collecting, self._database, self._scrub, self._ending.wait).run()
 
 
 def sentence(freed: Freed) -> str:

@@ -20,7 +20,10 @@ from registry.origin import Network, Origin
 from registry.threads import Disk
 from registry.tokens import TokenHandlers
 from storage.collector import DEFAULT_POLICY, UPLOAD_LIFETIME, Policy
+from storage.database import Database
+from storage.file_collecting import FileCollecting
 from storage.filesystem import FilesystemBlobStore
+from storage.scrub import Scrub
 from storage.sql_metadata import SQLMetadata
 from storage.sql_people import SQLPeople
 
@@ -116,7 +119,7 @@ def wire(
     gc_interval: float = 0.0,
     scrub: float = 0.0,
 ) -> Hub:
-    """Build a hub on a root. ``floor`` in bytes; ``gc_interval`` and ``scrub`` as for `cli.chores.Chores`.
+    """Build a hub on a root. ``floor`` in bytes; ``gc_interval`` in seconds and ``scrub`` in bytes a second, 0 for never.
 
     What only accounts need is imported when the first account logs in.
     """
@@ -164,5 +167,15 @@ def wire(
     tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, service, audiences)
     store = FilesystemBlobStore(root, floor=floor)
     registry = Registry(store, metadata, access, tokens, api, disk, policy.window)
-    chores = Chores(metadata.database, store, policy, gc_interval, scrub)
+    chores = _chores(store, metadata.database, policy, gc_interval, scrub)
     return Hub(registry, store, people, trail, audit_seconds, chores, issuer, (pool.close, gate.close))
+
+
+def _chores(store: FilesystemBlobStore, database: Database, policy: Policy, interval: float, rate: float) -> Chores:
+    """What is done in the background, on files."""
+    collected = FileCollecting(store)
+
+    def scrub(pause: Callable[[float], bool]) -> None:
+        Scrub(store, collected, database, rate, pause).run()
+
+    return Chores(database, collected, policy, interval, scrub if rate else None)

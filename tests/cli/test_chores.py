@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from cli import chores
 from cli.chores import Chores, last_collection
 from oci.digest import Digest
 from storage.collector import Policy
-from storage.scrub import scrubbed
+from storage.scrub import Scrub, scrubbed
 from storage.tasks import Task
 from tests.cli.running import call
 from tests.servers import wait_until
@@ -29,8 +29,11 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
     opened.metadata.close()
 
 
-def start(storage: Storage, interval: float, scrub: float = 0.0) -> Chores:
-    made = Chores(storage.metadata.database, storage.store, POLICY, interval, scrub)
+def start(storage: Storage, interval: float, *, rate: float = 0.0) -> Chores:
+    def scrub(pause: Callable[[float], bool]) -> None:
+        Scrub(storage.store, storage.files, storage.metadata.database, rate, pause).run()
+
+    made = Chores(storage.metadata.database, storage.files, POLICY, interval, scrub if rate else None)
     made.start()
     return made
 
@@ -65,7 +68,7 @@ def test_of_several_processes_one_collects_in_an_interval(storage: Storage) -> N
 def test_the_scrub_goes_on_by_itself(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chores, "SCRUB_LOOK", 0.05)
     storage.push("app", b"x")
-    running = start(storage, 0.0, 1e9)
+    running = start(storage, 0.0, rate=1e9)
     wait_until(lambda: scrubbed(storage.metadata.database).last_blobs == 1, "everything is read")
     running.close()
 
@@ -84,7 +87,7 @@ def test_what_cannot_go_on_is_told_and_tried_again(storage: Storage, caplog: pyt
 
 
 def test_ending_does_not_wait_for_the_next_time(storage: Storage) -> None:
-    running = start(storage, 3600.0, 10.0)
+    running = start(storage, 3600.0, rate=10.0)
     began = time.monotonic()
     running.close()
     assert time.monotonic() - began < 5
