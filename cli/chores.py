@@ -8,13 +8,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 
-from cli.place import Stored
 from cli.progress import human
-from storage.collector import CollectionEnded, Collector, Freed, Policy
+from storage.collector import Collected, CollectionEnded, Collector, Freed, Policy
 from storage.database import Database
-from storage.file_collecting import FileCollecting
-from storage.scrub import Scrub
 from storage.tasks import LEASE, Task, read_note
 
 logger = logging.getLogger("portside.storage")
@@ -26,13 +25,38 @@ SHARE = 0.05
 """Of its time, a collector works at most so much: where a collection takes long, the next comes later."""
 
 
-class Chores:
-    """The collector and the scrub of one server process, each in a thread of its own. ``interval`` in seconds, ``scrub`` in bytes a
-    second, 0 for never."""
+Scrubbing = Callable[[Callable[[float], bool]], None]
 
-    def __init__(self, database: Database, stored: Stored, policy: Policy, interval: float, scrub: float) -> None:
+
+@dataclass(frozen=True, slots=True)
+class LastCollection:
+    """When the servers' last collection ended (seconds of the Unix clock, 0 for not yet), and by which policy they collect."""
+
+    ended: float
+    policy: Policy
+
+
+def last_collection(database: Database) -> LastCollection | None:
+    """What the servers of a root did last; None where none has collected."""
+    note = read_note(database, TASK)
+    if not note:
+        return None
+    values = json.loads(note)
+    return LastCollection(values["ended"], Policy(**values["policy"]))
+
+
+class Chores:
+    """The collector and the scrub of one server process, each in a thread of its own.
+
+    ``interval`` in seconds, 0 for no collections. ``scrub`` goes on with the scrub until it is done for now, None for none; it waits by
+    the function that it is given, which takes seconds and says whether to end.
+    """
+
+    def __init__(
+        self, database: Database, store: Collected, policy: Policy, interval: float, scrub: Scrubbing | None
+    ) -> None:
         self._database = database
-        self._stored = stored
+        self._store = store
         self._policy = policy
         self._interval = interval
         self._scrub = scrub
@@ -43,8 +67,8 @@ class Chores:
         """Begin. Processes that start together do not work together: each waits for a while of its own."""
         if self._interval > 0:
             self._begin("collector", self._collect_when_due, self._interval / 2)
-        if self._scrub > 0 and self._stored.files is not None:
-            self._begin("scrub", self._go_on_with_scrub, SCRUB_LOOK)
+        if self._scrub is not None:
+            self._begin("scrub", partial(self._scrub, self._ending.wait), SCRUB_LOOK)
 
     def close(self) -> None:
         """End between two steps, and wait for that."""
@@ -71,11 +95,8 @@ class Chores:
 
     def _collect_when_due(self) -> None:
         """One collection, where none of any process ended within the interval and none is under way."""
-        note = read_note(self._database, TASK)
-        if note and time.time() - json.loads(note)["ended"] < self._interval:
-            return
         task = Task(self._database, TASK)
-        if not task.take():
+        if not self._is_due() or not task.take():
             return
         kept = time.monotonic()
 
@@ -86,20 +107,26 @@ class Chores:
                 task.take()
 
         try:
+            if not self._is_due():  # another was just faster
+                return
+            last = last_collection(self._database)
+            self._write(task, 0.0 if last is None else last.ended)
             collector = Collector(
-                self._database, self._stored.collected, self._policy, progress=keep, is_ending=self._ending.is_set
+                self._database, self._store, self._policy, progress=keep, is_ending=self._ending.is_set
             )
             freed = collector.collect()
-            task.write_note(json.dumps({"ended": time.time()}))
+            self._write(task, time.time())
         finally:
             task.leave()
         if not freed.is_nothing():
             logger.info("collected: %s", sentence(freed))
 
-    def _go_on_with_scrub(self) -> None:
-        files = self._stored.files
-        assert files is not None, "an object store reads its objects itself"
-        Scrub(files, FileCollecting(files), self._database, self._scrub, self._ending.wait).run()
+    def _is_due(self) -> bool:
+        last = last_collection(self._database)
+        return last is None or not 0 <= time.time() - last.ended < self._interval
+
+    def _write(self, task: Task, ended: float) -> None:
+        task.write_note(json.dumps({"ended": ended, "policy": asdict(self._policy)}))
 
 
 def sentence(freed: Freed) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +16,14 @@ from cli.place import Place, at_place
 
 if TYPE_CHECKING:
     from storage.collector import Freed, Policy
+    from storage.database import Database
     from storage.reasons import Holding
 
 UntaggedOption = Annotated[
     float | None,
     typer.Option("--untagged", min=0, metavar="DAYS", help="After which untagged manifests go. (They stay.)"),
 ]
-WindowOption = Annotated[str, typer.Option(metavar="TIME", help="How long a pushed blob may wait for its manifest.")]
+TimeOption = Annotated[str | None, typer.Option(metavar="TIME", help="30m, 12h, 7d. (As the servers have it.)")]
 
 
 @at_place()
@@ -29,10 +32,12 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
     now: Annotated[bool, typer.Option("--now", help="What is unused goes at once: no grace.")] = False,
     untagged: UntaggedOption = None,
-    grace: Annotated[str, typer.Option(metavar="TIME", help="How long what is unused can be rescued.")] = "1d",
-    window: WindowOption = "1d",
+    grace: TimeOption = None,
+    window: TimeOption = None,
 ) -> None:
     """Free what nothing refers to any more. Servers may go on; they do the same every few minutes.
+
+    --grace: how long what is unused can be rescued. --window: how long a pushed blob may wait for its manifest.
 
     Example: portside gc --now --untagged 30 --root /srv/hub
     """
@@ -40,20 +45,21 @@ def gc(
     from storage.collector import Collector
     from storage.errors import StorageError
 
-    policy = parse_policy(window, "0s" if now else grace, untagged)
     watching = sys.stderr.isatty()
 
     def show(what: str, count: int) -> None:
         print(f"\r{count} {what} ", end="", file=sys.stderr, flush=True)
 
+    given = parse_policy(window, "0" if now else grace, untagged)
     place.expect_hub()
     with contextlib.ExitStack() as opened:
         database = place.open_database()
         opened.callback(database.close)
         stored = place.open_store(database, 0, trash_seconds=0.0 if now else None)
         opened.callback(stored.close)
-        collector = Collector(database, stored.collected, policy, progress=show if watching else _say_nothing)
         try:
+            policy = given(database)
+            collector = Collector(database, stored.collected, policy, progress=show if watching else _say_nothing)
             freed = collector.plan() if dry_run else collector.collect()
         except (StorageError, OSError) as error:
             raise Failure(
@@ -91,8 +97,8 @@ def why(
     place: Place,
     digest: Annotated[str, typer.Argument(metavar="DIGEST", help="Of a blob or a manifest: sha256:…")],
     untagged: UntaggedOption = None,
-    grace: Annotated[str, typer.Option(metavar="TIME", help="As the server's --gc-grace.")] = "1d",
-    window: WindowOption = "1d",
+    grace: TimeOption = None,
+    window: TimeOption = None,
 ) -> None:
     """Say what keeps a blob or a manifest, or when it goes.
 
@@ -106,10 +112,11 @@ def why(
         wanted = Digest.parse(digest)
     except InvalidDigest as error:
         raise Failure(f"{digest[:200]!r} is not a digest: it is like sha256: and 64 hexadecimal digits", 2) from error
-    policy = parse_policy(window, grace, untagged)
+    given = parse_policy(window, grace, untagged)
     place.expect_hub()
     database = place.open_database()
     try:
+        policy = given(database)
         found = find_reasons(database, wanted)
     finally:
         database.close()
@@ -145,23 +152,28 @@ def _moment(at: float) -> str:
     return moment(None if math.isinf(at) else at)
 
 
-def parse_policy(
-    window: str,
-    grace: str,
-    untagged: float | None,
-    *,
-    grace_option: str = "--grace",
-    window_option: str = "--window",
-) -> Policy:
-    """What the options say; Failure."""
-    from storage.collector import DAY, Policy
+def parse_policy(window: str | None, grace: str | None, untagged: float | None) -> Callable[[Database], Policy]:
+    """What the options of a command say, and where they say nothing what the servers do; Failure."""
+    from cli.chores import last_collection
+    from storage.collector import DAY, DEFAULT_POLICY
 
-    return Policy(
-        _seconds(window, window_option), _seconds(grace, grace_option), None if untagged is None else untagged * DAY
-    )
+    given: dict[str, float] = {}
+    if window is not None:
+        given["window"] = parse_time(window, "--window")
+    if grace is not None:
+        given["grace"] = parse_time(grace, "--grace")
+    if untagged is not None:
+        given["untagged"] = untagged * DAY
+
+    def policy(database: Database) -> Policy:
+        last = last_collection(database)
+        return replace(DEFAULT_POLICY if last is None else last.policy, **given)
+
+    return policy
 
 
-def _seconds(text: str, option: str) -> float:
+def parse_time(text: str, option: str) -> float:
+    """Seconds; Failure."""
     from auth.durations import InvalidDuration, parse_duration
 
     if text in ("0", "0s"):

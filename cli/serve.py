@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from cli.collecting import UntaggedOption, WindowOption, parse_policy
+from cli.collecting import UntaggedOption, parse_time
 from cli.options import Failure
 from cli.place import Place, at_place
 
@@ -53,7 +53,9 @@ def serve(
     ] = 600.0,
     untagged: UntaggedOption = None,
     gc_grace: Annotated[str, typer.Option(metavar="TIME", help="How long what is unused can be rescued.")] = "1d",
-    push_window: WindowOption = "1d",
+    push_window: Annotated[
+        str, typer.Option(metavar="TIME", help="How long a pushed blob may wait for its manifest.")
+    ] = "1d",
     scrub: Annotated[
         float, typer.Option(min=0, metavar="MB/S", help="How fast stored bytes are verified; 0: never.")
     ] = 10.0,
@@ -74,7 +76,7 @@ def serve(
     from registry.log import configure
 
     _check_url(external_url)
-    policy = parse_policy(push_window, gc_grace, untagged, grace_option="--gc-grace", window_option="--push-window")
+    window, rescue = parse_time(push_window, "--push-window"), parse_time(gc_grace, "--gc-grace")
     proxies = parse_networks(trusted_proxy or [])
     if inherited is not None:
         end_with_parent()
@@ -96,6 +98,7 @@ def serve(
     from cli.hub import wire
     from registry.log import AccessLog
     from registry.server import serve as run
+    from storage.collector import DAY, Policy
 
     hub = wire(
         place,
@@ -108,7 +111,7 @@ def serve(
         audiences=audience or [],
         foreign=_foreign(trust_issuer),
         audit_seconds=audit_days * 86400.0,
-        policy=policy,
+        policy=Policy(window, rescue, None if untagged is None else untagged * DAY),
         gc_interval=gc_interval,
         scrub=scrub * 1e6,
         s3_redirect=s3_redirect,

@@ -92,7 +92,7 @@ class Unseen:
     def find_link(self, repository: str, digest: Digest) -> None:
         return None
 
-    def touch_blob(self, repository: str, digest: Digest) -> bool:
+    def touch(self, repository: str, digest: Digest, *, is_manifest: bool = False) -> bool:
         return False
 
     def list_tags(self, repository: str, limit: int, after: str) -> None:
@@ -144,7 +144,7 @@ class Registry:
         self._tokens = tokens
         blobs = BlobHandlers(store, metadata, disk, push_window, elsewhere)
         uploads = UploadHandlers(store, metadata, disk, lookups)
-        manifests = ManifestHandlers(metadata, disk)
+        manifests = ManifestHandlers(metadata, disk, push_window)
         lists = ListHandlers(metadata)
         self._reused = ReusedAnswers(metadata.generation)
         unseen = Unseen()
@@ -152,7 +152,7 @@ class Registry:
         self._unseen = _handlers(
             BlobHandlers(store, unseen, disk, push_window),
             uploads,
-            ManifestHandlers(unseen, disk),
+            ManifestHandlers(unseen, disk, push_window),
             ListHandlers(unseen),
         )
 
@@ -239,6 +239,7 @@ def _handlers(
         (Endpoint.PING, "GET"): _ping,
         (Endpoint.CATALOG, "GET"): lists.catalog,
         (Endpoint.MANIFEST, "GET"): manifests.get,
+        (Endpoint.MANIFEST, "HEAD"): manifests.head,
         (Endpoint.MANIFEST, "PUT"): manifests.put,
         (Endpoint.MANIFEST, "DELETE"): manifests.delete,
         (Endpoint.BLOB, "GET"): blobs.get,

@@ -44,7 +44,7 @@ class Links(Protocol):
 
     def find_blob(self, repository: str, digest: Digest) -> int | None: ...
     def find_link(self, repository: str, digest: Digest) -> HeldBlob | None: ...
-    def touch_blob(self, repository: str, digest: Digest) -> bool: ...
+    def touch(self, repository: str, digest: Digest) -> bool: ...
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None) -> bool: ...
 
 
@@ -78,7 +78,7 @@ class BlobHandlers:
         return self._there(request, digest, held.size)
 
     async def _touched(self, request: Request, repository: str, digest: Digest, size: int) -> Response:
-        if not await self._disk.run(self._links.touch_blob, repository, digest):
+        if not await self._disk.run(self._links.touch, repository, digest):
             raise _unknown(digest, repository)
         return self._there(request, digest, size)
 
@@ -150,9 +150,10 @@ class BlobHandlers:
     def _lost(self, digest: Digest, repository: str) -> RequestError:
         """A blob that was acknowledged and whose file is gone or of another size. It is answered as unknown: then clients push it again.
 
-        One whose link is gone by now, too, was deleted and collected between two look-ups: no damage.
+        One whose link is gone by now, too, was deleted and collected between two look-ups, and maybe pushed again since: no damage.
         """
-        if self._links.find_blob(repository, digest) is not None:
+        held = self._links.find_blob(repository, digest)
+        if held is not None and self._blobs.size(digest) != held:
             logger.error(
                 "blob %s of %s is missing or damaged on disk: the next push of it heals it; run `portside check`",
                 digest,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
+from time import time
 from typing import Protocol
 
+from auth.policy import PUSH
 from oci.digest import Digest
 from oci.errors import ErrorCode
 from oci.manifest import SIZE_MAX, Manifest
@@ -21,6 +24,7 @@ class Manifests(Protocol):
     """The part of the metadata that manifests need."""
 
     def find_manifest(self, repository: str, reference: Digest | str) -> StoredManifest | None: ...
+    def touch(self, repository: str, digest: Digest, *, is_manifest: bool) -> bool: ...
     def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str], by: Actor | None) -> None: ...
     def delete_manifest(self, repository: str, digest: Digest, by: Actor | None) -> bool: ...
     def delete_tag(self, repository: str, tag: str, by: Actor | None) -> bool: ...
@@ -29,15 +33,43 @@ class Manifests(Protocol):
 class ManifestHandlers:
     """The manifest end-points."""
 
-    def __init__(self, manifests: Manifests, disk: Disk) -> None:
+    def __init__(self, manifests: Manifests, disk: Disk, push_window: float) -> None:
         self._manifests = manifests
         self._disk = disk
+        self._push_window = push_window
+
+    def head(self, request: Request, route: Route) -> Response | Awaitable[Response]:
+        """As `get`. Who asks for a digest and may push here may be about to push an index or a tag that counts on it.
+
+        Then the manifest is to stay for at least half a window more, as a blob does (`BlobHandlers.head`): no such answer is kept.
+        """
+        reference = route.reference
+        if isinstance(reference, str):
+            return self.get(request, route)
+        found = self._find(route)
+        answer = self._answer(request, found)
+        answer.is_reusable = False
+        if found.pushed_at < time() - self._push_window / 2 and request.identity.may(PUSH, route.repository):
+            return self._touched(route, reference, answer)
+        return answer
+
+    async def _touched(self, route: Route, digest: Digest, answer: Response) -> Response:
+        if not await self._disk.run(partial(self._manifests.touch, route.repository, digest, is_manifest=True)):
+            raise _unknown(route)
+        return answer
 
     def get(self, request: Request, route: Route) -> Response:
         """The exact bytes that were pushed, whatever Accept says: clients decide by the Content-Type (see content-negotiation.md)."""
+        return self._answer(request, self._find(route))
+
+    def _find(self, route: Route) -> StoredManifest:
         found = self._manifests.find_manifest(route.repository, route.reference)
         if found is None:
             raise _unknown(route)
+        return found
+
+    @staticmethod
+    def _answer(request: Request, found: StoredManifest) -> Response:
         digest = str(found.digest).encode("ascii")
         headers: Headers = [
             (b"content-type", found.media_type.encode("latin-1")),

@@ -30,9 +30,9 @@ UPLOAD_LIFETIME = DAY
 """Seconds after which an upload that nobody goes on with is dropped."""
 READ_BATCH = 50_000
 """Candidates that one question brings."""
-LINKS_BATCH = 100
+LINKS_BATCH = 60
 MANIFESTS_BATCH = 20
-BLOBS_BATCH = 50
+BLOBS_BATCH = 25
 """What one transaction removes: the others wait for it, a few milliseconds."""
 FOREVER = 100 * 365 * DAY
 
@@ -156,7 +156,8 @@ class Collector:
     def plan(self) -> Freed:
         """What `collect` would do, by the same questions; nothing is changed.
 
-        What only a manifest refers to that would go itself is not counted: where the grace is zero it goes, too.
+        Not counted is what only a manifest refers to that would go itself (where the grace is zero it goes, too), and what crashes and
+        abandoned uploads left.
         """
         freed, terms = Freed(), self._terms(self._policy.grace)
         ends: dict[int, int] = {}
@@ -189,7 +190,6 @@ class Collector:
         if (kept := self._manifest_terms()) is not None:
             while self._judge_manifests(key, name, kept, freed):
                 pass  # what an index kept, or a subject, may be next
-            freed.waiting += sum(not found.is_due(kept) for found in self._facts.untagged_manifests(key, kept.touched))
         self._judge_links(key, self._terms(self._policy.grace), freed)
 
     def _judge_manifests(self, key: int, name: str, terms: Terms, freed: Freed) -> int:
@@ -202,6 +202,8 @@ class Collector:
             freed.doomed_manifests += terms.has_grace * doomed
             dropped += len(gone)
         freed.manifests += dropped
+        if not dropped:
+            freed.waiting += sum(not one.is_due(terms) for one in found)
         return dropped
 
     def _judge_links(self, key: int, terms: Terms, freed: Freed) -> None:

@@ -12,15 +12,14 @@ import ctypes
 import errno
 import fcntl
 import os
-import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oci.digest import HEX_LENGTH, Digest, Hasher, InvalidDigest, hasher
 from storage.errors import BlobNotFound, DigestMismatch, StoreFull, UploadBusy, UploadNotFound
+from storage.hashing import HashStates
 from storage.paths import BLOB_MODE, PRIVATE_MODE, make_directory, prepare, prepare_blobs, sync_directory
 from storage.publishing import Guard
 from storage.uploads import UPLOAD_ID, is_upload_of, new_upload_id
@@ -36,8 +35,6 @@ FLOOR_MAX = 1024**3
 FLOOR_SHARE = 0.05
 """The free space that is kept by default: the smaller of 1 GiB and a twentieth of the filesystem."""
 READ_SIZE = 1024 * 1024
-HASH_STATES_MAX = 1024
-"""Uploads between two requests whose hash is remembered; another one's file is read again, once."""
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -64,27 +61,6 @@ class FileReader:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-class HashStates:
-    """The hashes of uploads that wait for their next request, in this process. Bounded: the oldest go first."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def keep(self, upload_id: str, state: Hasher, length: int) -> None:
-        """Remember a hash of an upload's first ``length`` bytes."""
-        with self._lock:
-            self._kept[upload_id] = (state, length)
-            while len(self._kept) > HASH_STATES_MAX:
-                self._kept.popitem(last=False)
-
-    def take(self, upload_id: str, length: int) -> Hasher | None:
-        """The hash, if it is of exactly ``length`` bytes: another process may have gone on with the upload meanwhile."""
-        with self._lock:
-            state, hashed = self._kept.pop(upload_id, (None, -1))
-        return state if hashed == length else None
 
 
 class FileUpload:

@@ -18,11 +18,15 @@ from storage.people import Actor
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
-    """A manifest's exact bytes and what they were sent as."""
+    """A manifest's exact bytes and what they were sent as.
+
+    ``pushed_at``: when it was pushed, or counted on by somebody who may push, last (seconds of the Unix clock).
+    """
 
     digest: Digest
     media_type: str
     body: bytes
+    pushed_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +107,8 @@ class Changes(Protocol):
         """Link a blob that ``source`` (any repository where None) holds; its size in bytes, None where it does not."""
         ...
 
-    def touch_blob(self, repository: str, digest: Digest) -> bool:
-        """Count on the link from now on, as a push does; whether it is there. No event: nothing that anybody sees has changed."""
+    def touch(self, repository: str, digest: Digest, *, is_manifest: bool = False) -> bool:
+        """Count on a blob's link, or on a manifest, from now on, as a push does; whether it is there. No event: nobody sees a change."""
         ...
 
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:

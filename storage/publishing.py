@@ -101,7 +101,7 @@ class Guard:
         with self._mutex:
             if self._file < 0:
                 self._file = self._lock(uuid.uuid4().hex, fcntl.LOCK_EX)
-                weakref.finalize(self, os.close, self._file)
+                weakref.finalize(self, os.close, self._file).atexit = False  # a thread may be publishing still
             if self._free:
                 offset = self._free.pop()
             else:

@@ -33,11 +33,11 @@ OUTBOX_TRIM = 1000
 # The row of a link is found by its whole key, also where PostgreSQL expects few links of a repository, or of a manifest, and finds many: so
 # both halves of the key are known before, and "+ 0" keeps it from looking for the repository's half alone.
 _FIND_BY_TAG = """
-SELECT m.digest, h.media_type, m.body FROM tags t JOIN manifests m ON m.id = t.manifest_id
+SELECT m.digest, h.media_type, m.body, h.pushed_at FROM tags t JOIN manifests m ON m.id = t.manifest_id
 JOIN repository_manifests h ON h.repository_id = t.repository_id + 0 AND h.manifest_id = t.manifest_id
 WHERE t.repository_id = (SELECT id FROM repositories WHERE name = ?) AND t.name = ?"""
 _FIND_BY_DIGEST = """
-SELECT m.digest, h.media_type, m.body FROM repository_manifests h JOIN manifests m ON m.id = h.manifest_id
+SELECT m.digest, h.media_type, m.body, h.pushed_at FROM repository_manifests h JOIN manifests m ON m.id = h.manifest_id
 WHERE h.repository_id = (SELECT id FROM repositories WHERE name = ?) AND h.manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
 _FIND_BLOB = """
 SELECT b.size, b.id FROM repository_blobs l JOIN blobs b ON b.id = l.blob_id
@@ -47,6 +47,12 @@ _FIND_BLOB_ANYWHERE = (
     "SELECT b.size, b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id WHERE b.digest = ? LIMIT 1"
 )
 _FIND_REPOSITORY = "SELECT id FROM repositories WHERE name = ?"
+_TOUCH_BLOB = """
+UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL
+WHERE repository_id = ? AND blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
+_TOUCH_MANIFEST = """
+UPDATE repository_manifests SET pushed_at = ?, doomed_at = NULL
+WHERE repository_id = ? AND manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _LIST_REFERRERS = """
@@ -72,7 +78,7 @@ class SQLMetadata:
         """One row by a tag (str) or a digest."""
         query = _FIND_BY_TAG if isinstance(reference, str) else _FIND_BY_DIGEST
         row = self.database.row(query, (repository, str(reference)))
-        return None if row is None else StoredManifest(Digest.parse(row[0]), row[1], row[2])
+        return None if row is None else StoredManifest(Digest.parse(row[0]), *row[1:])
 
     def find_blob(self, repository: str, digest: Digest) -> int | None:
         """The recorded size, where the link is there."""
@@ -156,20 +162,14 @@ class SQLMetadata:
             return int(row[0])
 
     @repeatable
-    def touch_blob(self, repository: str, digest: Digest) -> bool:
+    def touch(self, repository: str, digest: Digest, *, is_manifest: bool = False) -> bool:
         """One row, that no generation tells of."""
+        query = _TOUCH_MANIFEST if is_manifest else _TOUCH_BLOB
         with self.database.transaction() as connection:
             row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_share}", (repository,)).fetchone()
             if row is None:
                 return False
-            return (
-                connection.execute(
-                    "UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL"
-                    " WHERE repository_id = ? AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
-                    (time.time(), row[0], str(digest)),
-                ).rowcount
-                > 0
-            )
+            return connection.execute(query, (time.time(), row[0], str(digest))).rowcount > 0
 
     @retried
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:

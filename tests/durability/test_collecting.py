@@ -19,7 +19,7 @@ import pytest
 
 from oci.digest import Digest
 from tests.accounts import PASSWORD, make, people_of, rule
-from tests.images import OCI_CONFIG, OCI_LAYER, noise
+from tests.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, noise
 from tests.servers import portside, run, wait_until
 from tests.storage.collecting import Storage
 from tests.tools import tool
@@ -236,6 +236,19 @@ def test_asking_for_a_blob_is_a_promise_to_who_may_push(tmp_path: Path) -> None:
             answer = wire.request("HEAD", f"/v2/app/blobs/{digest}", basic(name))
             assert (answer.status, answer.header("content-length")) == (200, "5")
             assert (age() < before) == is_renewed, (name, minutes)
+        raw = image(descriptor(OCI_CONFIG, data), [])
+        put = {"Content-Type": OCI_MANIFEST, **basic("bob")}
+        manifest = Digest.of(raw)
+        assert wire.request("PUT", f"/v2/app/manifests/{manifest}", put, raw).status == 201
+        for name, minutes, is_renewed in (("bob", 29, False), ("eve", 2, False), ("bob", 0, True), ("bob", 31, True)):
+            storage.pass_time(minutes * 60)
+            found = storage.metadata.find_manifest("app", manifest)
+            assert found is not None
+            answer = wire.request("HEAD", f"/v2/app/manifests/{manifest}", basic(name))
+            assert (answer.status, answer.header("content-length")) == (200, str(len(raw)))
+            again = storage.metadata.find_manifest("app", manifest)
+            assert again is not None
+            assert (again.pushed_at > found.pushed_at) == is_renewed, (name, minutes)
         storage.metadata.unlink_blob("app", digest)
         assert wire.request("HEAD", f"/v2/app/blobs/{digest}", basic("bob")).status == 404
         storage.metadata.close()

@@ -105,6 +105,27 @@ def test_pushing_a_blob_again_writes_and_syncs_it_again(tmp_path: Path) -> None:
         blob_order(calls(), root, digest_of(data))
 
 
+def test_a_push_is_noted_from_before_its_name_until_its_link_is_kept(tmp_path: Path) -> None:
+    """So that a collector finds what a crash in between leaves, and takes nothing that is about to be linked."""
+    root, data = tmp_path / "root", blob("noted", 5000)
+    digest = digest_of(data)
+    with portside(root, "--floor", "0") as server, Connection(server.address) as connection:
+        with traced(server.process.pid, tmp_path / "trace") as calls:
+            assert _push(connection, "post only", data, digest).status == 201
+        record = calls()
+        published, _, _, logged, _ = blob_order(record, root, digest)[2:]
+
+    def is_note(call: Call) -> bool:
+        return call.name in WRITES and f"<{root}/publishing/" in call.text
+
+    noted = first(record, "note", is_note)
+    assert digest in noted.text
+    cleared = first(record, "clearing of the note", is_note, noted.end)
+    assert digest not in cleared.text
+    assert noted.end < published.begin
+    assert logged.end < cleared.begin
+
+
 @pytest.mark.parametrize("change", ["manifest", "tag", "mount"])
 def test_what_is_metadata_only(tmp_path: Path, change: str) -> None:
     root = tmp_path / "root"

@@ -4,6 +4,8 @@ One blob and two repositories, each with at most one manifest that refers to it.
 a system call, or a transaction. Time is in it as who still counts on a link: one that was told that the blob is there does so until it has
 put its manifest, or has died. (A window that is over means that nobody does.)
 
+Readers need no process of their own: that a link has its bytes, and a manifest its links, is looked at in every world.
+
 `explore` searches breadth first, so that the first counter-example is a shortest one.
 """
 

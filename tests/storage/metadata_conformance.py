@@ -147,14 +147,14 @@ class MetadataConformance:
 
     def test_a_link_tells_when_it_was_counted_on_last(self, metadata: Metadata) -> None:
         assert metadata.find_link("app", A) is None
-        assert not metadata.touch_blob("app", A)
+        assert not metadata.touch("app", A)
         began = time.time()
         metadata.link_blob("app", A, 7)
         first = metadata.find_link("app", A)
         assert first is not None
         assert (first.size, began <= first.linked_at <= time.time()) == (7, True)
         events, generation = metadata.events(0, 100), metadata.generation()
-        assert metadata.touch_blob("app", A)
+        assert metadata.touch("app", A)
         second = metadata.find_link("app", A)
         assert second is not None
         assert second.linked_at > first.linked_at

@@ -64,7 +64,7 @@ class Collecting(RuleBasedStateMachine):
     def ask(self, repository: str, data: bytes) -> None:
         """As `BlobHandlers.head`."""
         if self.storage.has(repository, data):
-            assert self.storage.metadata.touch_blob(repository, Digest.of(data))
+            assert self.storage.metadata.touch(repository, Digest.of(data))
             self.told[repository, data] = 0.0
 
     @precondition(lambda self: self.told)

@@ -64,7 +64,7 @@ def test_whoever_counts_on_a_doomed_blob_keeps_it(storage: Storage, how: str) ->
     elif how == "mount":
         storage.metadata.mount_blob("app", digest, "other")
     else:
-        assert storage.metadata.touch_blob("app", digest)
+        assert storage.metadata.touch("app", digest)
     assert storage.collect(KEPT).links == 1
     assert (storage.has("app", b"x"), storage.has("other", b"x")) == (True, False)
     storage.pass_time(DAY + 1)
@@ -105,7 +105,8 @@ def test_untagged_manifests_stay_unless_the_policy_says_otherwise(storage: Stora
     weekly = Policy(window=DAY, grace=DAY, untagged=7 * DAY)
     assert storage.collect(weekly).doomed_manifests == 0, "it was pushed just now"
     storage.pass_time(2 * DAY)
-    assert storage.collect(weekly).doomed_manifests == 1
+    found = storage.collect(weekly)
+    assert (found.doomed_manifests, found.waiting) == (1, 0)
     storage.pass_time(6 * DAY)
     found = storage.collect(weekly)
     assert (found.manifests, found.waiting) == (0, 1)
@@ -127,6 +128,16 @@ def test_a_manifest_that_is_tagged_again_is_as_new(storage: Storage) -> None:
     storage.metadata.put_manifest("app", image, ["2"])
     storage.metadata.delete_tag("app", "2")
     assert storage.collect(weekly).manifests == 0
+
+
+def test_a_manifest_that_somebody_counts_on_stays(storage: Storage) -> None:
+    image = storage.image("app", b"x", tags=[])
+    short = Policy(window=DAY, grace=0, untagged=0)
+    storage.pass_time(2 * DAY)
+    assert storage.plan(short).manifests == 1
+    assert storage.metadata.touch("app", image.digest, is_manifest=True)
+    assert not storage.metadata.touch("other", image.digest, is_manifest=True)
+    assert storage.collect(short).is_nothing()
 
 
 def test_indexes_and_subjects_keep_what_they_need_and_all_goes_at_once_with_them(storage: Storage) -> None:
@@ -447,5 +458,5 @@ def test_what_was_touched_after_the_question_stays(storage: Storage) -> None:
     now = time.time()
     links = facts.unreferenced_links(key, now - DAY, "", 10)
     assert len(links) == 1
-    storage.metadata.touch_blob("app", Digest.of(b"x"))
+    storage.metadata.touch("app", Digest.of(b"x"))
     assert facts.judge_links(key, links, Terms(now, now - DAY, now)) == (0, [])

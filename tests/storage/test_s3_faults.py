@@ -221,7 +221,7 @@ def test_what_a_killed_server_left_is_swept_when_that_can_be_done(
     upload.close()
     stray = new_data(upload.id)
     s3.client(server.url).put_object(Bucket=s3.BUCKET, Key=f"{prefix}/{stray}", Body=b"half")
-    with store._facts._database.transaction() as connection:
+    with store._facts.database.transaction() as connection:
         connection.execute("UPDATE uploads SET holder = 'killed'")
     proxy.faults = [Fault(Kind.ANSWER, "GET", "list-type", 1000)]
     store.resume(SCOPE, upload.id).close()

@@ -1,0 +1,32 @@
+"""The hashes of uploads between two requests."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from oci.digest import Hasher
+
+HASH_STATES_MAX = 1024
+"""Uploads between two requests whose hash is remembered; another one's file is read again, once."""
+
+
+class HashStates:
+    """The hashes of uploads that wait for their next request, in this process. Bounded: the oldest go first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, upload_id: str, state: Hasher, length: int) -> None:
+        """Remember a hash of an upload's first ``length`` bytes."""
+        with self._lock:
+            self._kept[upload_id] = (state, length)
+            while len(self._kept) > HASH_STATES_MAX:
+                self._kept.popitem(last=False)
+
+    def take(self, upload_id: str, length: int) -> Hasher | None:
+        """The hash, if it is of exactly ``length`` bytes: another process may have gone on with the upload meanwhile."""
+        with self._lock:
+            state, hashed = self._kept.pop(upload_id, (None, -1))
+        return state if hashed == length else None
