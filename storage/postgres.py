@@ -47,6 +47,7 @@ PAUSE_MAX = 0.5
 _AGAIN = (errors.ForeignKeyViolation, errors.UniqueViolation)
 """What another write at the same time may have caused: with its rows in sight the same write does well."""
 _GAVE_WAY = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.QueryCanceled)
+"""What PostgreSQL ends a transaction with that another one is in the way of."""
 
 
 class NeverKept:
