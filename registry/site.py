@@ -5,6 +5,7 @@ A starlette application, made when it is first asked for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+logger = logging.getLogger("portside.registry")
+
 WELCOME = "Portside, an OCI registry. Images are pushed to and pulled from this address; the API is below /v2/.\n"
 
 
 class Health(Protocol):
     """What health is asked of: a look-up that fails when the metadata cannot be read."""
 
-    def generation(self) -> int: ...
+    def list_repositories(self, limit: int, after: str) -> object: ...
 
 
 class Site:
@@ -52,7 +55,11 @@ class Site:
             return PlainTextResponse(WELCOME)
 
         async def health(request: Request) -> Response:
-            self._health.generation()
+            try:
+                await anyio.to_thread.run_sync(self._health.list_repositories, 1, "")
+            except Exception as error:
+                logger.warning("not healthy: %s", error)
+                return JSONResponse({"status": "the metadata cannot be read"}, 503)
             return JSONResponse({"status": "ok"})
 
         made = Starlette(routes=[Route("/", welcome), Route("/healthz", health), Mount("/api/v1", self._api())])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from storage.database import Connection, Database, Topic
+from storage.database import Connection, Database, Topic, repeatable, retried
 from storage.people import Actor
 from storage.sql_metadata import SQLMetadata
 
@@ -161,6 +161,7 @@ class SQLCollecting:
 
     # -- removals, each one transaction
 
+    @retried
     def judge_links(self, repository_id: int, candidates: Sequence[Candidate], terms: Terms) -> tuple[int, list[int]]:
         """Doom those that are unreferenced still, and drop those that were doomed long enough ago: how many are doomed, which went."""
         keys = [candidate.id for candidate in candidates]
@@ -177,6 +178,7 @@ class SQLCollecting:
             ).fetchall()
         return doomed, [int(key) for (key,) in gone]
 
+    @retried
     def judge_manifests(
         self, repository_id: int, repository: str, candidates: Sequence[Candidate], terms: Terms
     ) -> tuple[int, list[int]]:
@@ -186,6 +188,10 @@ class SQLCollecting:
         digests = {candidate.id: candidate.digest for candidate in candidates}
         with self.database.transaction(Topic.METADATA) as connection:
             self._take_repository(connection, repository_id)
+            connection.execute(
+                f"SELECT id FROM manifests WHERE id IN ({_marks(keys)}) ORDER BY id{self.database.for_update}",  # nosec B608
+                keys,
+            ).fetchall()  # what else holds them is decided below, and by others at the same time
             doomed = connection.execute(
                 f"UPDATE repository_manifests SET doomed_at = ? WHERE doomed_at IS NULL AND {chosen}",  # nosec B608
                 (terms.now, repository_id, *keys, terms.touched),
@@ -198,6 +204,7 @@ class SQLCollecting:
                 SQLMetadata.drop_manifest(connection, repository, digests[key], (repository_id, key), COLLECTOR)
         return doomed, [int(key) for (key,) in due]
 
+    @repeatable
     def pardon_links(self, repository_id: int, keys: Sequence[int]) -> None:
         """Something refers to them again: when it does no longer, their time begins anew."""
         with self.database.transaction() as connection:
@@ -207,6 +214,7 @@ class SQLCollecting:
                 (repository_id, *keys),
             )
 
+    @repeatable
     def pardon_manifests(self, repository_id: int, keys: Sequence[int]) -> None:
         """Something keeps them again."""
         with self.database.transaction() as connection:
@@ -216,6 +224,7 @@ class SQLCollecting:
                 (repository_id, *keys),
             )
 
+    @retried
     def drop_blobs(self, keys: Sequence[int], published: float, discard: Discard) -> list[StoredBlob]:
         """Of some blobs, take the bytes and the rows of those that no repository holds; which those were."""
         with self.database.transaction(Topic.METADATA) as connection:
@@ -236,6 +245,7 @@ class SQLCollecting:
                 connection.execute(f"DELETE FROM blobs WHERE id IN ({_marks(gone)})", gone)  # nosec B608
         return blobs
 
+    @retried
     def drop_strays(self, digests: Sequence[str], discard: Discard) -> list[str]:
         """Of some bytes, take those whose blob no row knows; which those were."""
         with self.database.transaction() as connection:

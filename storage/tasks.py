@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 
-from storage.database import Database
+from storage.database import Database, repeatable
 
 LEASE = 60.0
 """Seconds that a lease lasts beyond the last sign of life of its holder."""
@@ -18,14 +18,15 @@ class Task:
     """One named task, as one would-be holder sees it. Time is the database's."""
 
     def __init__(self, database: Database, name: str) -> None:
-        self._database = database
+        self.database = database
         self._name = name
         self._holder = uuid.uuid4().hex
 
+    @repeatable
     def take(self) -> bool:
         """Take the lease, or prolong one's own; False where another has it."""
-        clock = self._database.clock
-        with self._database.transaction() as connection:
+        clock = self.database.clock
+        with self.database.transaction() as connection:
             row = connection.execute(
                 "INSERT INTO tasks (name, holder, held_until, detail)"  # nosec B608: the clock is a word of ours
                 f" VALUES (?, ?, {clock} + ?, '')"
@@ -35,16 +36,18 @@ class Task:
             ).fetchone()
         return row is not None
 
+    @repeatable
     def leave(self) -> None:
         """Let the next one have it."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE tasks SET held_until = 0 WHERE name = ? AND holder = ?", (self._name, self._holder)
             )
 
+    @repeatable
     def write_note(self, note: str) -> None:
         """Keep a text for whoever holds the task next; nothing where it is somebody else's by now."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE tasks SET detail = ? WHERE name = ? AND holder = ?", (note, self._name, self._holder)
             )

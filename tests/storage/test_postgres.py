@@ -197,6 +197,7 @@ def test_a_connection_lost_in_commit_is_made_up_for_where_twice_is_as_good_as_on
     dies_at_commit(postgres_url)
     before = len(metadata.events(0, 100))
     REPEATED[number](metadata)
+    wait_until(lambda: len(metadata.events(0, 100)) > before, "no transaction that began before it is under way", 30)
     assert len(metadata.events(0, 100)) == before + 1
 
 
