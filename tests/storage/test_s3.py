@@ -399,9 +399,9 @@ store = S3BlobStore(S3Location("portside-test", sys.argv[2], sys.argv[3], access
 """
 
 
-def child(database: SQLiteDatabase, prefix: str, server: Server, code: str) -> subprocess.Popen[str]:
+def child(database: SQLiteDatabase, prefix: str, server: Server, code: str, *arguments: str) -> subprocess.Popen[str]:
     """A server of its own, with short leases."""
-    command = [sys.executable, "-c", CHILD + code, str(database.paths.root), prefix, server.url]
+    command = [sys.executable, "-c", CHILD + code, str(database.paths.root), prefix, server.url, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment)
 
@@ -581,6 +581,74 @@ def test_leases_are_prolonged(store: S3BlobStore, monkeypatch: pytest.MonkeyPatc
         store.resume(SCOPE, upload.id)
     append(upload, b"x")
     upload.commit(Digest.of(b"x"))
+
+
+SOAK = """
+import random, threading
+chance = random.Random(int(sys.argv[4]))
+body = chance.randbytes(2**20)
+def work(number):
+    while True:
+        data = number.to_bytes(2) + chance.randbytes(8) + body * chance.choice([0, 1, 6, 14, 30])
+        upload = store.start('team/app')
+        for at in range(0, len(data), 3 * 2**20):
+            append(upload, data[at:at + 3 * 2**20])
+            if not chance.randrange(4):
+                upload.close()
+                upload = store.resume('team/app', upload.id)
+        size = upload.commit(Digest.of(data))
+        os.write(1, f'{Digest.of(data)} {size}\\n'.encode())
+        if not chance.randrange(4):
+            os.write(1, f'- {Digest.of(data)}\\n'.encode())
+            store.delete(Digest.of(data))
+        if not chance.randrange(8):
+            store.empty_trash(0)
+for number in range(4):
+    threading.Thread(target=work, args=(number,)).start()
+sys.stdin.read()
+"""
+
+
+def test_servers_that_are_killed_at_any_moment(
+    store: S3BlobStore,
+    database: SQLiteDatabase,
+    server: Server,
+    prefix: str,
+    kept: Callable[[str], dict[str, int]],
+) -> None:
+    """What was acknowledged is there, and when all is quiet nothing else is."""
+    chance = random.Random(5)
+    there: dict[str, int] = {}
+    deleted: set[str] = set()
+    for seed in range(5):
+        process = child(database, prefix, server, SOAK, str(seed))
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        threading.Timer(chance.uniform(0.1, 1.5), process.kill).start()
+        lines += process.stdout.readlines()
+        process.communicate()
+        for line in lines:
+            if line.endswith("\n"):
+                first, second = line.split()
+                if first == "-":
+                    deleted.add(second)
+                else:
+                    there[first] = int(second)
+    for text in there.keys() - deleted:
+        digest = Digest.parse(text)
+        assert store.size(digest) == there[text]
+        assert digest.matches(content(store, digest))
+    with database.transaction() as connection:
+        connection.execute("UPDATE uploads SET held_until = 0")
+    store.expire_uploads(0)
+    store.empty_trash(0)
+    blobs = list(store.digests())
+    assert there.keys() - deleted <= {str(digest) for digest in blobs}
+    assert len(kept("data")) == len(blobs)
+    assert kept("tails") == {}
+    for digest in blobs:
+        assert digest.matches(content(store, digest))
+    assert store.rebuild() == 0
 
 
 # -- the service

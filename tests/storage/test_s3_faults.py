@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from oci.digest import Digest
 from storage import s3_bucket, s3_reader
 from storage.errors import StorageError, StoreFull, StoreUnavailable
 from storage.s3 import S3BlobStore
+from storage.s3_faults import translate
 from storage.s3_names import new_data
 from storage.sqlite import SQLiteDatabase
 from storage.uploads import Upload, append
@@ -143,11 +145,7 @@ def test_a_download_that_never_comes_is_given_up(store: S3BlobStore, proxy: Prox
     ("fault", "words"),
     [
         (Fault(Kind.ANSWER, "PUT", "", 1000, 503, "SlowDown"), "asks for fewer requests"),
-        (Fault(Kind.ANSWER, "PUT", "", 1000, 500, "InternalError"), "look at its log"),
         (Fault(Kind.ANSWER, "PUT", "", 1000, 400, "ExpiredToken"), "give the hub new ones"),
-        (Fault(Kind.ANSWER, "PUT", "", 1000, 403, "AccessDenied"), "allow it to"),
-        (Fault(Kind.ANSWER, "PUT", "", 1000, 403, "RequestTimeTooSkewed"), "clock"),
-        (Fault(Kind.ANSWER, "PUT", "", 1000, 404, "NoSuchBucket"), "create it"),
         (Fault(Kind.CORRUPT, "PUT", "/data/", 1000), "damaged on the way"),
         (Fault(Kind.RESET, "PUT", "", 1000), "cannot be reached"),
     ],
@@ -251,6 +249,28 @@ def test_a_full_service_is_full(store: S3BlobStore, proxy: Proxy) -> None:
     proxy.faults = [Fault(Kind.ANSWER, "PUT", "", 1000, 507, "XMinioStorageFull")]
     with pytest.raises(StoreFull):
         push(store, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (500, "InternalError", "look at its log"),
+        (503, "ServiceUnavailable", "asks for fewer requests"),
+        (403, "AccessDenied", "allow it to list the bucket"),
+        (403, "403", "allow it to list the bucket"),
+        (403, "InvalidAccessKeyId", "Correct the access key"),
+        (403, "SignatureDoesNotMatch", "secret key is wrong"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (404, "NoSuchBucket", "create it"),
+        (301, "PermanentRedirect", "correct the region"),
+        (400, "InvalidArgument", "look at its log"),
+    ],
+)
+def test_every_error_says_what_to_do(status: int, code: str, words: str) -> None:
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status, "RequestId": "R1"}}
+    error = translate(ClientError(answer, "PutObject"), "PutObject", "images")
+    assert isinstance(error, StoreUnavailable)
+    assert words in str(error)
 
 
 def test_errors_have_what_the_log_needs(store: S3BlobStore, proxy: Proxy, impatient: None) -> None:
