@@ -73,8 +73,8 @@ check: packages-install $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/test_imports.py
 
 test: as-root packages-test $(VENV)/installed-test
-	@$(PYTHON) scripts/gotools.py crane regctl helm cosign registry
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	@$(PYTHON) scripts/gotools.py crane regctl helm cosign registry versitygw minio
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile $(PYTEST_ARGS)
 
 conformance: packages-install $(VENV)/installed
 	@$(BIN)/python scripts/conformance.py "$(SUITE)"

@@ -7,6 +7,7 @@ second; a crash can lose the last tenth of a second of them.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from time import time
 from typing import Protocol
@@ -33,11 +34,13 @@ class Records(Protocol):
 
 
 class Trail:
-    """Gathers records. `note` never blocks; `write` is called from one thread at a time, now and then."""
+    """Gathers records, of any thread. `note` never waits for a disk; `write` is called from one thread at a time, now and then."""
 
     def __init__(self, records: Records, clock: Callable[[], float] = time) -> None:
         self._records = records
         self._clock = clock
+        self._lock = threading.Lock()
+        """Held for what follows, never while something is written."""
         self._waiting: list[AuditRecord] = []
         self._dropped = 0
         self._uses: dict[int, float] = {}
@@ -45,30 +48,32 @@ class Trail:
 
     def note(self, kind: str, by: Actor, subject: str, is_success: bool, detail: str = "") -> None:
         """One thing that happened."""
-        if len(self._waiting) >= WAITING_MAX:
-            self._dropped += 1
-            return
         who, what, more = (hide_secrets(text) for text in (by.who, subject, detail))
-        self._waiting.append(
-            AuditRecord(0, self._clock(), kind, who, by.address, by.request_id, what, is_success, more)
-        )
+        record = AuditRecord(0, self._clock(), kind, who, by.address, by.request_id, what, is_success, more)
+        with self._lock:
+            if len(self._waiting) >= WAITING_MAX:
+                self._dropped += 1
+            else:
+                self._waiting.append(record)
 
     def note_use(self, credential: Credential) -> None:
         """A credential was shown, and was good."""
         now = self._clock()
-        if now - self._used.get(credential.id, 0.0) >= USE_SECONDS:
-            if len(self._used) >= WAITING_MAX:
-                self._used.clear()
-            self._used[credential.id] = self._uses[credential.id] = now
+        with self._lock:
+            if now - self._used.get(credential.id, 0.0) >= USE_SECONDS:
+                if len(self._used) >= WAITING_MAX:
+                    self._used.clear()
+                self._used[credential.id] = self._uses[credential.id] = now
 
     def has_waiting(self) -> bool:
         return bool(self._waiting or self._uses)
 
     def write(self) -> None:
         """Store what waits. What cannot be stored (a full disk) waits on."""
-        waiting, self._waiting = self._waiting, []
-        uses, self._uses = self._uses, {}
-        dropped, self._dropped = self._dropped, 0
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            uses, self._uses = self._uses, {}
+            dropped, self._dropped = self._dropped, 0
         if dropped:
             detail = f"{dropped} records came faster than they could be written and were dropped"
             waiting.append(AuditRecord(0, self._clock(), "denied", "", "", "", "audit", False, detail))
@@ -80,4 +85,5 @@ class Trail:
                 self._records.note_use(credential_id, at)
         except Exception as error:
             logger.warning("%d audit records cannot be written now and wait: %s", len(waiting), error)
-            self._waiting = (waiting + self._waiting)[:WAITING_MAX]
+            with self._lock:
+                self._waiting = (waiting + self._waiting)[:WAITING_MAX]

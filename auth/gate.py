@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import time
@@ -52,7 +53,7 @@ class People(PeopleFacts, Protocol):
 
 
 class Gate:
-    """Who asks? One per process."""
+    """Who asks? One per process, for any of its threads."""
 
     def __init__(
         self,
@@ -68,6 +69,8 @@ class Gate:
         self._verifier = verifier
         self._clock = clock
         self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        """Held for what is kept, from here on: a look-up that began before a change must not be kept after it."""
         self._generation = -1
         self._is_open = True
         self._has_foreign = has_foreign
@@ -90,7 +93,7 @@ class Gate:
 
         NotIdentified, `auth.throttle.SlowDown`, `auth.passwords.TooManyLogins`; the future fails with the same.
         """
-        self._look()
+        generation = self._look()
         if self._is_open:
             return OPEN
         if authorization is None:
@@ -101,9 +104,9 @@ class Gate:
             known = self._known.get(authorization)
             if known is not None and known.expires_at > self._clock():
                 return known
-            return self._bearer(authorization, value, on_login)
+            return self._bearer(authorization, value, on_login, generation)
         if scheme == b"basic":
-            return self._basic(value, address, on_login)
+            return self._basic(value, address, on_login, generation)
         raise NotIdentified("only Bearer and Basic credentials are understood here")
 
     def close(self) -> None:
@@ -112,20 +115,26 @@ class Gate:
 
     def nobody(self) -> Identity:
         """Who sent no credentials."""
-        if self._nobody is None:
-            self._nobody = Identity("", rights=Rights(self._people.rules_of([EVERYONE])))
-        return self._nobody
+        generation, known = self._look(), self._nobody
+        if known is None:
+            known = Identity("", rights=Rights(self._people.rules_of([EVERYONE])))
+            with self._lock:
+                if generation == self._generation:
+                    self._nobody = known
+        return known
 
     def identity(self, login: Login) -> Identity:
-        """What an account may do, seen through the credential that it used. On the event loop: what is found is kept."""
-        self._look()
+        """What an account may do, seen through the credential that it used."""
+        generation = self._look()
         key = (login.account.name, None if login.credential is None else login.credential.id)
         known = self._identities.get(key)
         if known is None or known.expires_at <= self._clock():
             known = self._account(login.account, login.credential, BASIC_SECONDS)
-            if len(self._identities) >= IDENTITIES_MAX:
-                self._identities.clear()
-            self._identities[key] = known
+            with self._lock:
+                if generation == self._generation:
+                    if len(self._identities) >= IDENTITIES_MAX:
+                        self._identities.clear()
+                    self._identities[key] = known
         return known
 
     def _account(self, account: Account, credential: Credential | None, seconds: float) -> Identity:
@@ -134,29 +143,35 @@ class Gate:
         ends = [self._clock() + seconds, account.expires_at, credential.expires_at if credential is not None else None]
         return Identity(account.name, is_admin, rights=rights, expires_at=min(end for end in ends if end is not None))
 
-    def _look(self) -> None:
-        """Forget everything where people have changed; while they are being changed nothing is kept."""
+    def _look(self) -> int:
+        """Forget everything where people have changed; while they are being changed nothing is kept. The generation that is now."""
         generation = self._people.people_generation()
         if generation == self._generation and not generation & 1:
-            return
-        self._known.clear()
-        self._kept_bytes = 0
-        self._identities.clear()
-        self._nobody = None
-        self._is_open = not self._has_foreign and self._people.setting(ACCOUNTS_SETTING) is None
-        self._generation = generation
-
-    def _keep(self, key: bytes, identity: Identity) -> Identity:
-        self._kept_bytes += len(key) + IDENTITY_BYTES
-        if self._kept_bytes > KEPT_BYTES_MAX:
+            return generation
+        is_open = not self._has_foreign and self._people.setting(ACCOUNTS_SETTING) is None
+        with self._lock:
             self._known.clear()
-            self._kept_bytes = len(key) + IDENTITY_BYTES
-        self._known[key] = identity
+            self._kept_bytes = 0
+            self._identities.clear()
+            self._nobody = None
+            self._is_open = is_open
+            self._generation = generation
+        return generation
+
+    def _keep(self, key: bytes, identity: Identity, generation: int) -> Identity:
+        """Keep what was found out since ``generation``, unless another thread has met a change meanwhile."""
+        with self._lock:
+            if generation == self._generation:
+                self._kept_bytes += len(key) + IDENTITY_BYTES
+                if self._kept_bytes > KEPT_BYTES_MAX:
+                    self._known.clear()
+                    self._kept_bytes = len(key) + IDENTITY_BYTES
+                self._known[key] = identity
         return identity
 
     # -- Basic (RFC 7617)
 
-    def _basic(self, value: bytes, address: str, on_login: OnLogin) -> Identity | Future[Identity]:
+    def _basic(self, value: bytes, address: str, on_login: OnLogin, generation: int) -> Identity | Future[Identity]:
         key = hashlib.blake2b(value, key=self._key, digest_size=32).digest()
         known = self._known.get(key)
         if known is not None and known.expires_at > self._clock():
@@ -167,7 +182,7 @@ class Gate:
             identity = self.identity(login)
             if login.credential is not None:  # of a password the log-in was told when it was verified
                 on_login(identity, login.credential)
-            return self._keep(key, identity)
+            return self._keep(key, identity, generation)
         found: Future[Identity] = Future()
 
         def done(verified: Future[Login]) -> None:
@@ -187,7 +202,7 @@ class Gate:
 
     # -- Bearer (RFC 6750)
 
-    def _bearer(self, header: bytes, value: bytes, on_login: OnLogin) -> Identity | Future[Identity]:
+    def _bearer(self, header: bytes, value: bytes, on_login: OnLogin, generation: int) -> Identity | Future[Identity]:
         from auth.names import is_secret
         from auth.tokens import InvalidToken, KeyUnknown
 
@@ -195,14 +210,17 @@ class Gate:
         if is_secret(text):
             identity, credential = self._by_secret(text)
             on_login(identity, credential)
-            return self._keep(header, identity)
+            return self._keep(header, identity, generation)
         try:
-            return self._keep(header, self._claimed(self._verifier().verify(text, self._clock())))
+            return self._keep(header, self._claimed(self._verifier().verify(text, self._clock())), generation)
         except KeyUnknown as error:
-            if len(self._fetches) >= FETCHES_MAX:
-                raise NotIdentified("too many wait for the keys of the token's issuer: try again in a moment") from None
-            fetch = self._fetching.submit(self._verify_again, text, error.foreign_issuer.refresh)
-            self._fetches.add(fetch)
+            with self._lock:
+                if len(self._fetches) >= FETCHES_MAX:
+                    raise NotIdentified(
+                        "too many wait for the keys of the token's issuer: try again in a moment"
+                    ) from None
+                fetch = self._fetching.submit(self._verify_again, text, error.foreign_issuer.refresh)
+                self._fetches.add(fetch)
             fetch.add_done_callback(self._fetches.discard)
             return fetch
         except InvalidToken as error:

@@ -1,34 +1,24 @@
-"""The keys that sign access tokens: files of one root, shared by all its server processes.
+"""The keys that sign access tokens, shared by all server processes of a hub.
 
-::
+The newest key signs. The ones before it go on verifying until the last token that they signed has expired: a key signed for the last time
+when the next one was made. Then they go. A new key is durable before it signs, and every process looks each time it is asked for a key
+whether there may be another one: what one has signed, all can verify.
 
-    ROOT/auth/keys/              0700
-        lock                     flock(2): held by whoever makes a key
-        generation               8 bytes that change with each new key, mapped by every process (storage.generation)
-        000001-1760000000.pem    0600: a private key (PKCS #8); its number, and when it was made (Unix seconds)
-
-The key with the highest number signs. The ones before it go on verifying until the last token that they signed has expired, which the names
-tell: a key signed for the last time when the next one was made. Then their files go. A new key is durable before it signs, and every
-process looks at the generation each time it is asked for a key: what one has signed, all can verify at once.
+Where the keys are is a `KeySource`'s matter: files of a root (`auth.key_files`), or rows of a database that many machines share
+(`auth.key_rows`).
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import re
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -41,29 +31,69 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm
 
 from auth.jwks import VerifyingKey
-from storage.generation import Generation
-from storage.paths import PRIVATE_MODE, make_directory, sync_directory
+from storage.errors import StorageError
 
 logger = logging.getLogger("portside.auth")
 
 ALGORITHM = "ES256"
 LOOK_INTERVAL = 1.0
-"""Seconds between two looks at the directory, for what was put there or taken away by hand."""
+"""Seconds between two looks for what came or went without being told of."""
 RETIREMENT_MARGIN = 90.0
 """Seconds that a key verifies beyond its last token's end: the 60 of clocks that differ, and 30 for a disk that is slow to take the next
 key, while which this one signs on."""
-FILE_MAX = 16 * 1024
-
-_NAME = re.compile(r"(?P<number>[0-9]{6,9})-(?P<created>[0-9]{1,12})\.pem\Z")
-_UNFINISHED = ".new"
 
 
 class KeysUnusable(Exception):
-    """The keys of a root cannot be read or made; the message says what to do. ``path``: which file or directory."""
+    """The keys of a hub cannot be read or made; the message says what to do. ``place``: which file, directory or database."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path = path
-        super().__init__(f"the signing keys cannot be used: {path}: {reason}")
+    def __init__(self, place: object, reason: str) -> None:
+        self.place = place
+        super().__init__(f"the signing keys cannot be used: {place}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key where it is kept. ``created_at`` in seconds of the Unix clock. ``load`` gives None where it has gone; KeysUnusable."""
+
+    number: int
+    created_at: float
+    load: Callable[[], ec.EllipticCurvePrivateKey | None] = field(repr=False)
+
+
+class KeySource(Protocol):
+    """Where keys are kept. Safe for threads, and for any number of processes. (Eight members: two of them are facts about the place.)"""
+
+    @property
+    def place(self) -> object:
+        """What a message names."""
+        ...
+
+    @property
+    def seconds_to_spread(self) -> float:
+        """How long other processes may take to hear of a new key: so long it does not sign."""
+        ...
+
+    def generation(self) -> int:
+        """A number that changes with each new key; costs nothing."""
+        ...
+
+    def stamp(self) -> object:
+        """What changes when a key is put there or taken away by hand; costs little."""
+        ...
+
+    def list(self) -> Sequence[StoredKey]:
+        """All keys, in any order; OSError, StorageError."""
+        ...
+
+    def add(self, pem: bytes, created_at: float, *, is_first: bool) -> None:
+        """Keep a key under the next number, durably, and tell all processes; the first only where there is none. OSError, StorageError."""
+        ...
+
+    def remove(self, key: StoredKey) -> None:
+        """Drop a key that has retired, unless that was done already."""
+        ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,39 +110,37 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class _Ring:
-    """The keys as they were at one look, the newest first. ``retires_at``: when the next one goes, in seconds of the Unix clock."""
+    """The keys as they were at one look. ``changes_at``: when the next one goes, or begins to sign, in seconds of the Unix clock."""
 
     signing: SigningKey
     verifying: Mapping[str, VerifyingKey]
     published: tuple[Mapping[str, str], ...]
-    retires_at: float
+    changes_at: float
     generation: int
-    stamp: tuple[int, int] | None
+    stamp: object
 
 
 class KeyRing:
-    """The keys in one directory. Safe for threads and, with others of its kind, for processes. Asking costs about a microsecond.
+    """The keys of one source. Safe for threads. Asking costs about a microsecond.
 
     ``token_lifetime``: seconds, of the longest-lived token that any process signs with these keys.
     """
 
-    def __init__(self, directory: Path, token_lifetime: float, *, clock: Callable[[], float] = time.time) -> None:
-        """Read the keys, making the directory and the first key where there are none; KeysUnusable."""
-        self._directory = directory
+    def __init__(self, source: KeySource, token_lifetime: float, *, clock: Callable[[], float] = time.time) -> None:
+        """Read the keys, making the first where there is none; KeysUnusable."""
+        self._source = source
         self._verified_for = token_lifetime + RETIREMENT_MARGIN
         self._clock = clock
         self._mutex = threading.Lock()
         self._next_look = 0.0
         self._complaint = ""
         try:
-            _make_directories(directory)
-            self._generation = Generation(directory / "generation")
             self._ring = self._read()
-        except OSError as error:
-            raise KeysUnusable(directory, error.strerror or str(error)) from error
+        except (OSError, StorageError) as error:
+            raise KeysUnusable(source.place, _reason(error)) from error
 
     def signing(self) -> SigningKey:
-        """The newest key."""
+        """The newest key that all processes know of."""
         return self._current().signing
 
     def find(self, kid: str) -> VerifyingKey | None:
@@ -120,35 +148,32 @@ class KeyRing:
         return self._current().verifying.get(kid)
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The public keys as a key set (RFC 7517 section 5), the one that signs first."""
+        """The public keys as a key set (RFC 7517 section 5), the newest first."""
         return {"keys": [dict(entry) for entry in self._current().published]}
 
     def rotate(self) -> str:
-        """Make a new key, which signs from now on in every process; its id. Blocking; KeysUnusable."""
+        """Make a new key, which signs from now on in every process, or as soon as all know it; its id. Blocking; KeysUnusable."""
         try:
-            with self._locked():
-                kid = self._make(max((number for number, _, _ in self._list()), default=0) + 1)
-        except OSError as error:
-            raise KeysUnusable(self._directory, error.strerror or str(error)) from error
+            kid = self._make(is_first=False)
+        except (OSError, StorageError) as error:
+            raise KeysUnusable(self._source.place, _reason(error)) from error
         self._current()
         return kid
 
     def close(self) -> None:
-        """Let go of the files."""
-        self._generation.close()
-
-    # -- looking
+        """Let go of the source."""
+        self._source.close()
 
     def _current(self) -> _Ring:
         ring, now = self._ring, time.monotonic()
-        if self._generation.read() == ring.generation and now < self._next_look:
+        if self._source.generation() == ring.generation and now < self._next_look:
             return ring
         with self._mutex:
             ring = self._ring
             self._next_look = now + LOOK_INTERVAL
-            generation = self._generation.read()
-            is_same = generation == ring.generation and self._stamp() == ring.stamp
-            if not is_same or self._clock() >= ring.retires_at:
+            generation = self._source.generation()
+            is_same = generation == ring.generation and self._source.stamp() == ring.stamp
+            if not is_same or self._clock() >= ring.changes_at:
                 self._ring = self._read_again(ring, generation)
             return self._ring
 
@@ -156,7 +181,7 @@ class KeyRing:
         """The keys as they are now. Where they cannot be read, those that are known stay, and reading is tried again each second."""
         try:
             ring = self._read()
-        except (OSError, KeysUnusable) as error:
+        except (OSError, StorageError, KeysUnusable) as error:
             complaint = str(error)
             if complaint != self._complaint:
                 logger.error("%s; the keys that were read before stay in use", complaint)
@@ -165,110 +190,62 @@ class KeyRing:
         self._complaint = ""
         return ring
 
-    def _stamp(self) -> tuple[int, int] | None:
-        """What changes when a file comes or goes."""
-        try:
-            found = os.stat(self._directory)
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
-
     def _read(self) -> _Ring:
-        """Read every file; make the first where there is none. Those that have retired are removed. OSError, KeysUnusable."""
-        generation, stamp = self._generation.read(), self._stamp()  # first: what changes from here on is read next time
-        found = self._list()
+        """Read every key; make the first where there is none. Those that have retired are removed. OSError, StorageError, KeysUnusable."""
+        source = self._source
+        generation, stamp = source.generation(), source.stamp()  # first: what changes from here on is read next time
+        found = source.list()
         if not found:
-            with self._locked():
-                if not self._list():
-                    self._make(1)
-            generation, stamp, found = self._generation.read(), self._stamp(), self._list()
+            self._make(is_first=True)
+            generation, stamp, found = source.generation(), source.stamp(), source.list()
         now = self._clock()
         keys: list[tuple[SigningKey, dict[str, str]]] = []
-        retires_at, superseded_at = float("inf"), float("inf")
-        for _, created, path in sorted(found, reverse=True):
+        signing: SigningKey | None = None
+        changes_at, superseded_at = float("inf"), float("inf")
+        for stored in sorted(found, key=lambda stored: stored.number, reverse=True):
             ends_at = superseded_at + self._verified_for
-            superseded_at = created
+            signs_at = stored.created_at + source.seconds_to_spread
+            superseded_at = signs_at
             if ends_at <= now:
-                path.unlink(missing_ok=True)
+                source.remove(stored)
                 continue
-            with contextlib.suppress(FileNotFoundError):  # another process found that it has retired
-                key = _load(path)
-                published = _published(key)
-                keys.append((SigningKey(published["kid"], key), published))
-                retires_at = min(retires_at, ends_at)
+            loaded = stored.load()
+            if loaded is None:  # another process found that it has retired
+                continue
+            published = _published(loaded)
+            key = SigningKey(published["kid"], loaded)
+            keys.append((key, published))
+            changes_at = min(changes_at, ends_at)
+            if signing is None and now >= signs_at:
+                signing = key
+            elif signing is None:
+                changes_at = min(changes_at, signs_at)
         if not keys:
-            raise KeysUnusable(self._directory, "the keys were removed while they were read")
+            raise KeysUnusable(source.place, "the keys were removed while they were read")
         verifying = {key.kid: VerifyingKey(key.kid, key.key.public_key(), (ALGORITHM,)) for key, _ in keys}
-        return _Ring(keys[0][0], verifying, tuple(entry for _, entry in keys), retires_at, generation, stamp)
+        # Where none is old enough, the oldest is the hub's first: there is nothing else to sign with.
+        return _Ring(
+            signing or keys[-1][0], verifying, tuple(entry for _, entry in keys), changes_at, generation, stamp
+        )
 
-    def _list(self) -> list[tuple[int, int, Path]]:
-        """(number, made at, path) of each key file."""
-        names = [(name, _NAME.match(name)) for name in os.listdir(self._directory)]
-        return [(int(m["number"]), int(m["created"]), self._directory / name) for name, m in names if m is not None]
-
-    # -- making
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Be the only process that makes a key. What one that died left unfinished is removed."""
-        fd = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            for name in os.listdir(self._directory):
-                if name.endswith(_UNFINISHED):
-                    os.unlink(self._directory / name)
-            yield
-        finally:
-            os.close(fd)  # the lock goes with it
-
-    def _make(self, number: int) -> str:
-        """Make a key durably, then tell the other processes; its id. Under the lock; OSError."""
+    def _make(self, *, is_first: bool) -> str:
         key = ec.generate_private_key(ec.SECP256R1())
-        path = self._directory / f"{number:06}-{int(self._clock())}.pem"
-        unfinished = path.with_suffix(_UNFINISHED)
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
-        try:
-            with open(fd, "wb") as file:
-                os.fchmod(fd, PRIVATE_MODE)
-                file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-                file.flush()
-                os.fsync(fd)
-            os.rename(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        sync_directory(self._directory)
-        self._generation.begin()
-        self._generation.end()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        self._source.add(pem, self._clock(), is_first=is_first)
         return _published(key)["kid"]
 
 
-def _make_directories(directory: Path) -> None:
-    """Make what is missing of the path; KeysUnusable where others than its owner may write to the directory. OSError."""
-    missing = [directory]
-    while not missing[-1].parent.exists():
-        missing.append(missing[-1].parent)
-    for path in reversed(missing):
-        make_directory(path)
-    if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise KeysUnusable(directory, f"others could put a key of theirs there. Run:  chmod 700 {directory}")
-
-
-def _load(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a private key; KeysUnusable, also where others than its owner can read it. OSError."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise KeysUnusable(
-                path,
-                f"others can read this private key. Run:  chmod 600 {path}  (and rotate the keys if they did read it)",
-            )
-        raw = file.read(FILE_MAX)
+def parse_private_key(pem: bytes) -> ec.EllipticCurvePrivateKey | None:
+    """An unencrypted P-256 private key in PEM form, None where it is no such."""
     try:
-        key = load_pem_private_key(raw, password=None)
+        key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError):  # never their text: it may quote what was read
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise KeysUnusable(path, "this is no unencrypted P-256 private key in PEM form; move the file away")
-    return key
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1) else None
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _published(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cli.administration import Target, group_of_verbs, on_target, open_root
-from cli.options import Failure, RootOption
+from cli.administration import Target, group_of_verbs, on_target, open_place
+from cli.options import Failure
 from cli.passwords import PasswordOption, ask_new, ask_present, show_secret
+from cli.place import Place, at_place
 from cli.tables import moment, show, show_json
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
@@ -18,9 +19,10 @@ MemberArgument = Annotated[str, typer.Argument(metavar="NAME", help="A user or a
 JSONOption = Annotated[bool, typer.Option("--json", help="One JSON object for each.")]
 
 
+@at_place(has_blobs=False)
 def init(
+    place: Place,
     admin: Annotated[str, typer.Option(metavar="NAME", help="The first administrator.")],
-    root: RootOption,
     password_stdin: Annotated[bool, PasswordOption] = False,
     personal_namespaces: Annotated[
         bool, typer.Option("--personal-namespaces", help="A user owns the repositories below NAME/.")
@@ -37,9 +39,9 @@ def init(
     from cli.passwords import read_line
 
     password = read_line("the password") if password_stdin else None
-    with open_root(root, is_first=True) as target, failures(root):
+    with open_place(place, is_first=True) as target, failures(place):
         added = target.administration.initialise(admin, password, personal_namespaces=personal_namespaces)
-    done = f"Accounts are on for {root}. {added.user.name} is its administrator"
+    done = f"Accounts are on for {place}. {added.user.name} is its administrator"
     if added.password is None:
         print(f"{done}.", file=sys.stderr)
     else:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protoc
 
 import typer
 
-from cli.options import Failure, RootOption
+from cli.options import Failure
+from cli.place import Place, place_parameters, take_place
 
 if TYPE_CHECKING:
     from auth.keys import KeyRing
     from registry.operations import Operation
+    from storage.database import Database
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -59,8 +61,9 @@ def on_target(verb: Callable[Concatenate[Target, Arguments], None]) -> Callable[
     """A command of a verb: with the options that say where it acts, and with that place as the verb's first argument."""
 
     @functools.wraps(verb)
-    def command(root: Path, server: str | None, token_stdin: bool, ca: Path | None, **arguments: Any) -> None:
-        with open_target(root, server, token_stdin, ca) as target:
+    def command(server: str | None, token_stdin: bool, ca: Path | None, **arguments: Any) -> None:
+        place = take_place(arguments)
+        with open_target(place, server, token_stdin, ca) as target:
             verb(target, **arguments)  # type: ignore[call-arg]
 
     def option(name: str, annotation: Any, default: object) -> inspect.Parameter:
@@ -68,7 +71,7 @@ def on_target(verb: Callable[Concatenate[Target, Arguments], None]) -> Callable[
 
     _, *own = inspect.signature(verb, eval_str=True).parameters.values()
     shared = [
-        option("root", RootOption, inspect.Parameter.empty),
+        *place_parameters(has_blobs=False),
         option("server", ServerOption, None),
         option("token_stdin", TokenOption, False),
         option("ca", AuthorityOption, None),
@@ -81,12 +84,12 @@ def on_target(verb: Callable[Concatenate[Target, Arguments], None]) -> Callable[
 
 
 @contextlib.contextmanager
-def open_target(root: Path, server: str | None, token_stdin: bool, ca: Path | None) -> Iterator[Target]:
-    """The server where one is named, else the root; Failure."""
+def open_target(place: Place, server: str | None, token_stdin: bool, ca: Path | None) -> Iterator[Target]:
+    """The server where one is named, else the place; Failure."""
     if server is None:
         if token_stdin or ca is not None:
             raise Failure("--token-stdin and --ca go with --server URL", 2)
-        with open_root(root) as target:
+        with open_place(place) as target:
             yield target
         return
     from cli.api import RemoteTarget
@@ -103,57 +106,48 @@ def open_target(root: Path, server: str | None, token_stdin: bool, ca: Path | No
 
 
 @contextlib.contextmanager
-def open_root(root: Path, *, is_first: bool = False) -> Iterator[RootTarget]:
-    """A root of this machine, whether servers run on it or not. ``is_first``: it need not be there yet. Failure."""
-    from storage.errors import StorageError
-    from storage.sql_metadata import SQLMetadata
-    from storage.sqlite import SQLiteDatabase
-
-    if not is_first and not (root / "metadata.db").exists():
-        raise Failure(
-            f"{root} is no root of a hub: it has no metadata.db. Name the one that `portside serve` uses with --root, "
-            "or another machine's hub with --server."
-        )
+def open_place(place: Place, *, is_first: bool = False) -> Iterator[LocalTarget]:
+    """A hub's own facts, whether servers run on them or not. ``is_first``: it need not be there yet. Failure."""
+    if not is_first:
+        place.expect_hub("or another machine's hub with --server")
     with contextlib.ExitStack() as opened:
-        try:
-            metadata = SQLMetadata(SQLiteDatabase(root))
-        except (StorageError, OSError) as error:
-            raise Failure(f"the root {root} cannot be used: {error}") from error
-        opened.callback(metadata.close)
-        yield RootTarget(root, metadata, opened)
+        database = place.open_database()
+        opened.callback(database.close)
+        yield LocalTarget(place, database, opened)
 
 
-class RootTarget:
-    """The facts themselves. Servers that run on the root feel each change at once."""
+class LocalTarget:
+    """The facts themselves. Servers of the hub feel each change at once."""
 
     is_local = True
 
-    def __init__(self, root: Path, metadata: Any, opened: contextlib.ExitStack) -> None:
+    def __init__(self, place: Place, database: Database, opened: contextlib.ExitStack) -> None:
         from auth.administration import Administration
         from storage.people import Actor
         from storage.sql_people import SQLPeople
 
-        self._root = root
+        self._place = place
+        self._database = database
         self._opened = opened
-        self.administration = Administration(SQLPeople(metadata.database), self._keys, Actor(LOCAL))
+        self.administration = Administration(SQLPeople(database), self._keys, Actor(LOCAL))
 
     def ask(self, operation: Operation[Question, Answer], question: Question) -> Answer:
         """Do it; Failure."""
-        with failures(self._root):
+        with failures(self._place):
             return operation.run(self.administration, question)
 
     def _keys(self) -> KeyRing:
         from auth.keys import KeyRing
         from cli.hub import TOKEN_SECONDS
 
-        keys = KeyRing(self._root / "auth" / "keys", TOKEN_SECONDS)
+        keys = KeyRing(self._place.key_source(self._database), TOKEN_SECONDS)
         self._opened.callback(keys.close)
         return keys
 
 
 @contextlib.contextmanager
-def failures(root: Path) -> Iterator[None]:
-    """Turn what may go wrong on a root into a Failure."""
+def failures(place: Place) -> Iterator[None]:
+    """Turn what may go wrong at a hub's place into a Failure."""
     from auth.desk import AdministrationError
     from storage.errors import StorageError
 
@@ -162,7 +156,7 @@ def failures(root: Path) -> Iterator[None]:
     except AdministrationError as error:
         raise Failure(str(error)) from error
     except (StorageError, OSError) as error:
-        raise Failure(f"the root {root} cannot be used: {error}") from error
+        raise Failure(f"{place} cannot be used: {error}") from error
     except Exception as error:
         keys = sys.modules.get("auth.keys")  # where it was not imported, it did not fail
         if keys is not None and isinstance(error, keys.KeysUnusable):

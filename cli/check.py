@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
 import typer
 
-from cli.options import Failure, RootOption
+from cli.options import Failure
+from cli.place import Place, at_place
 
 
+@at_place()
 def check(
-    root: RootOption,
+    place: Place,
     repair: Annotated[
         bool, typer.Option("--repair", help="Move damaged blobs aside, so that a push heals them.")
     ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First find blobs in S3 that a lost database knew.")
+    ] = False,
 ) -> None:
-    """Verify every blob, manifest, tag and link of a root. Servers may go on.
+    """Verify every blob, manifest, tag and link of a hub. Servers may go on.
 
     Ends with 0 where all is well, with 1 where something is wrong.
 
@@ -31,14 +37,20 @@ def check(
         print(f"\r{blobs} blobs, {human(size)} verified", end="", file=sys.stderr, flush=True)
 
     watching = sys.stderr.isatty()
-    if not (root / "metadata.db").exists():
-        raise Failure(
-            f"{root} is no root of a hub: it has no metadata.db. Name the one that `portside serve` uses with --root."
-        )
-    try:
-        report = run(root, repair=repair, progress=show if watching else None)
-    except (StorageError, OSError) as error:
-        raise Failure(f"the root {root} cannot be checked: {error}") from error
+    place.expect_hub()
+    with contextlib.ExitStack() as opened:
+        database = place.open_database()
+        opened.callback(database.close)
+        stored = place.open_store(database, 0)
+        opened.callback(stored.close)
+        try:
+            if rebuild:
+                if stored.objects is None:
+                    raise Failure("--rebuild goes with --store s3://BUCKET: files need no database to be found", 2)
+                print(f"{stored.objects.rebuild()} blobs were found again in {place.store}")
+            report = run(stored.blobs, database, repair=repair, progress=show if watching else None)
+        except (StorageError, OSError) as error:
+            raise Failure(f"{place} cannot be checked: {error}") from error
     if watching:
         print(file=sys.stderr)
     print(
@@ -55,4 +67,4 @@ def check(
     for line in report.problems:
         print(f"problem: {line}")
     if report.problems:
-        raise Failure(f"{len(report.problems)} problems were found in {root}")
+        raise Failure(f"{len(report.problems)} problems were found in {place}")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Failure, RootOption
+from cli.options import Failure
+from cli.place import Place, at_place
 
 if TYPE_CHECKING:
     from storage.collector import Freed, Policy
+    from storage.database import Database
     from storage.reasons import Holding
-    from storage.sqlite import SQLiteDatabase
 
 UntaggedOption = Annotated[
     float | None,
@@ -25,8 +26,9 @@ UntaggedOption = Annotated[
 TimeOption = Annotated[str | None, typer.Option(metavar="TIME", help="30m, 12h, 7d. (As the servers have it.)")]
 
 
+@at_place()
 def gc(
-    root: RootOption,
+    place: Place,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
     now: Annotated[bool, typer.Option("--now", help="What is unused goes at once: no grace.")] = False,
     untagged: UntaggedOption = None,
@@ -42,8 +44,6 @@ def gc(
     from cli.progress import human
     from storage.collector import Collector
     from storage.errors import StorageError
-    from storage.file_collecting import FileCollecting
-    from storage.filesystem import FilesystemBlobStore
 
     watching = sys.stderr.isatty()
 
@@ -51,16 +51,20 @@ def gc(
         print(f"\r{count} {what} ", end="", file=sys.stderr, flush=True)
 
     given = parse_policy(window, "0" if now else grace, untagged)
-    database = open_database(root)
-    try:
+    place.expect_hub()
+    with contextlib.ExitStack() as opened:
+        database = place.open_database()
+        opened.callback(database.close)
+        stored = place.open_store(database, 0, trash_seconds=0.0 if now else None)
+        opened.callback(stored.close)
         policy = given(database)
-        store = FileCollecting(FilesystemBlobStore(root, floor=0))
-        collector = Collector(database, store, policy, progress=show if watching else _say_nothing)
-        freed = collector.plan() if dry_run else collector.collect()
-    except (StorageError, OSError) as error:
-        raise Failure(f"{root} cannot be collected: {error}. What was freed before is freed; run it again") from error
-    finally:
-        database.close()
+        collector = Collector(database, stored.collected, policy, progress=show if watching else _say_nothing)
+        try:
+            freed = collector.plan() if dry_run else collector.collect()
+        except (StorageError, OSError) as error:
+            raise Failure(
+                f"{place} cannot be collected: {error}. What was freed before is freed; run it again"
+            ) from error
     if watching:
         print(file=sys.stderr)
     would = "would be " if dry_run else ""
@@ -88,8 +92,9 @@ def _reasons(freed: Freed, policy: Policy, would: str) -> list[str]:
     return [f"{count} {text}" for count, text in lines if count]
 
 
+@at_place(has_blobs=False)
 def why(
-    root: RootOption,
+    place: Place,
     digest: Annotated[str, typer.Argument(metavar="DIGEST", help="Of a blob or a manifest: sha256:…")],
     untagged: UntaggedOption = None,
     grace: TimeOption = None,
@@ -108,14 +113,15 @@ def why(
     except InvalidDigest as error:
         raise Failure(f"{digest[:200]!r} is not a digest: it is like sha256: and 64 hexadecimal digits", 2) from error
     given = parse_policy(window, grace, untagged)
-    database = open_database(root)
+    place.expect_hub()
+    database = place.open_database()
     try:
         policy = given(database)
         found = find_reasons(database, wanted)
     finally:
         database.close()
     if found.size is None:
-        raise Failure(f"nothing in {root} is known of {wanted}: no repository holds it, and it does not wait to go")
+        raise Failure(f"nothing in {place} is known of {wanted}: no repository holds it, and it does not wait to go")
     print(f"{wanted}, {human(found.size)}")
     for held in found.holdings:
         for keeper in held.keepers:
@@ -146,22 +152,7 @@ def _moment(at: float) -> str:
     return moment(None if math.isinf(at) else at)
 
 
-def open_database(root: Path) -> SQLiteDatabase:
-    """The database of a root that is there; Failure."""
-    from storage.errors import StorageError
-    from storage.sqlite import SQLiteDatabase
-
-    if not (root / "metadata.db").exists():
-        raise Failure(
-            f"{root} is no root of a hub: it has no metadata.db. Name the one that `portside serve` uses with --root."
-        )
-    try:
-        return SQLiteDatabase(root)
-    except (StorageError, OSError) as error:
-        raise Failure(f"the root {root} cannot be used: {error}") from error
-
-
-def parse_policy(window: str | None, grace: str | None, untagged: float | None) -> Callable[[SQLiteDatabase], Policy]:
+def parse_policy(window: str | None, grace: str | None, untagged: float | None) -> Callable[[Database], Policy]:
     """What the options of a command say, and where they say nothing what the servers do; Failure."""
     from cli.chores import last_collection
     from storage.collector import DAY, DEFAULT_POLICY
@@ -174,7 +165,7 @@ def parse_policy(window: str | None, grace: str | None, untagged: float | None) 
     if untagged is not None:
         given["untagged"] = untagged * DAY
 
-    def policy(database: SQLiteDatabase) -> Policy:
+    def policy(database: Database) -> Policy:
         last = last_collection(database)
         return replace(DEFAULT_POLICY if last is None else last.policy, **given)
 

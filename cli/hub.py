@@ -7,23 +7,21 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
 from auth.audit import Trail
 from auth.gate import Gate
 from cli.chores import Chores
+from cli.options import Failure
+from cli.place import Place, Stored
 from registry.access import Access
 from registry.app import Registry
+from registry.blobs import Elsewhere
 from registry.origin import Network, Origin
-from registry.threads import Disk
+from registry.threads import Disk, Lookups
 from registry.tokens import TokenHandlers
-from storage.collector import DEFAULT_POLICY, UPLOAD_LIFETIME, Policy
-from storage.database import Database
-from storage.file_collecting import FileCollecting
-from storage.filesystem import FilesystemBlobStore
-from storage.scrub import Scrub
+from storage.collector import DEFAULT_POLICY, UPLOAD_LIFETIME, Collected, Policy
 from storage.sql_metadata import SQLMetadata
 from storage.sql_people import SQLPeople
 
@@ -31,9 +29,14 @@ if TYPE_CHECKING:
     from auth.keys import KeyRing
     from auth.tokens import TokenIssuer, TokenVerifier
     from registry.asgi import Application
+    from storage.database import Database
 
 logger = logging.getLogger("portside.registry")
 
+REDIRECT_SECONDS = 1200
+"""How long a client may begin to read at an object store what it was sent there for."""
+LOOK_UPS = 40
+"""Look-ups at once in a database, or a store, that is not in this process."""
 TOKEN_SECONDS = 300.0
 """How long an access token lives."""
 SERVICE = "portside"
@@ -55,7 +58,7 @@ class Hub:
     def __init__(
         self,
         registry: Registry,
-        store: FilesystemBlobStore,
+        store: Collected,
         people: SQLPeople,
         trail: Trail,
         audit_seconds: float,
@@ -104,8 +107,8 @@ class Hub:
 
 
 def wire(
-    root: Path,
-    metadata: SQLMetadata,
+    place: Place,
+    database: Database,
     *,
     floor: int | None = None,
     scheme: str = "http",
@@ -118,8 +121,9 @@ def wire(
     policy: Policy = DEFAULT_POLICY,
     gc_interval: float = 0.0,
     scrub: float = 0.0,
+    s3_redirect: bool = False,
 ) -> Hub:
-    """Build a hub on a root. ``floor`` in bytes; ``gc_interval`` in seconds and ``scrub`` in bytes a second, 0 for never.
+    """Build a hub at its place. ``floor`` in bytes; ``gc_interval`` in seconds and ``scrub`` in bytes a second, 0 for never.
 
     What only accounts need is imported when the first account logs in.
     """
@@ -127,8 +131,8 @@ def wire(
     from auth.passwords import PasswordPool
     from auth.throttle import Throttle
 
-    people = SQLPeople(metadata.database)
-    disk = Disk()
+    metadata, people = SQLMetadata(database), SQLPeople(database)
+    disk, lookups = Disk(), Lookups(LOOK_UPS if place.is_remote else 0)
     trail = Trail(people)
     pool = PasswordPool()
     authenticator = Authenticator(people, pool, Throttle())
@@ -137,7 +141,7 @@ def wire(
     def keys() -> KeyRing:
         from auth.keys import KeyRing
 
-        return KeyRing(root / "auth" / "keys", TOKEN_SECONDS)
+        return KeyRing(place.key_source(database), TOKEN_SECONDS)
 
     @functools.cache
     def verifier() -> TokenVerifier:
@@ -164,18 +168,18 @@ def wire(
     access = Access(
         gate, Origin(scheme, external_url, proxies), trail, service, foreign.realm if foreign is not None else ""
     )
-    tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, service, audiences)
-    store = FilesystemBlobStore(root, floor=floor)
-    registry = Registry(store, metadata, access, tokens, api, disk, policy.window)
-    chores = _chores(store, metadata.database, policy, gc_interval, scrub)
-    return Hub(registry, store, people, trail, audit_seconds, chores, issuer, (pool.close, gate.close))
+    tokens = TokenHandlers(gate, authenticator, issuer, keys, people, trail, disk, lookups, service, audiences)
+    stored = place.open_store(database, floor)
+    elsewhere = _elsewhere(stored) if s3_redirect else None
+    registry = Registry(stored.blobs, metadata, access, tokens, api, disk, lookups, policy.window, elsewhere)
+    chores = Chores(database, stored, policy, gc_interval, scrub)
+    closers = (pool.close, gate.close, stored.close)
+    return Hub(registry, stored.collected, people, trail, audit_seconds, chores, issuer, closers)
 
 
-def _chores(store: FilesystemBlobStore, database: Database, policy: Policy, interval: float, rate: float) -> Chores:
-    """What is done in the background, on files."""
-    collected = FileCollecting(store)
-
-    def scrub(pause: Callable[[float], bool]) -> None:
-        Scrub(store, collected, database, rate, pause).run()
-
-    return Chores(database, collected, policy, interval, scrub if rate else None)
+def _elsewhere(stored: Stored) -> Elsewhere:
+    """Where clients get large blobs from the object store itself; Failure."""
+    objects = stored.objects
+    if objects is None:
+        raise Failure("--s3-redirect goes with --store s3://BUCKET", 2)
+    return lambda digest: objects.url(digest, REDIRECT_SECONDS, "application/octet-stream")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import shlex
 import socket
-from pathlib import Path
 
 from cli.options import Failure
+from cli.place import Place
 from registry.origin import Network
 
 
@@ -36,7 +35,7 @@ def spell(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def refuse_exposure(sock: socket.socket, root: Path, *, has_tls: bool, has_accounts: bool) -> None:
+def refuse_exposure(sock: socket.socket, place: Place, *, has_tls: bool, has_accounts: bool) -> None:
     """Refuse to serve others than this machine where they could read along, or do what they like; Failure."""
     host, port = sock.getsockname()[:2]
     if ipaddress.ip_address(host).is_loopback or (has_tls and has_accounts):
@@ -45,12 +44,12 @@ def refuse_exposure(sock: socket.socket, root: Path, *, has_tls: bool, has_accou
         [] if has_accounts else ["no accounts: anybody who reaches it could read, overwrite and delete everything"]
     )
     missing += [] if has_tls else ["no TLS: passwords and images would travel for all to read and change"]
-    where, listen = shlex.quote(str(root)), spell(sock)
-    safe = [] if has_accounts else [f"portside init --root {where} --admin NAME"]
+    where, listen = place.options(), spell(sock)
+    safe = [] if has_accounts else [f"portside init {where} --admin NAME"]
     safe += (
         ["this command again"]
         if has_tls
-        else [f"portside serve --root {where} --listen {listen} --tls auto --name THIS-HOSTS-NAME"]
+        else [f"portside serve {where} --listen {listen} --tls auto --name THIS-HOSTS-NAME"]
     )
     raise Failure(
         f"{listen} can be reached from other machines, and this hub has {', and '.join(missing)}.\n"

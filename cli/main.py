@@ -9,6 +9,7 @@ import typer
 from cli.check import check
 from cli.collecting import gc, why
 from cli.images import images
+from cli.migrate import migrate
 from cli.options import Failure
 from cli.people import Verbs
 from cli.run import run
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-for verb in (serve, pull, push, copy, images, check, gc, why, trust):
+for verb in (serve, pull, push, copy, images, check, gc, why, migrate, trust):
     app.command()(verb)
 # What follows the image's name is the program's own.
 app.command(context_settings={"allow_interspersed_args": False})(run)

@@ -12,17 +12,19 @@ from urllib.parse import urlsplit
 import typer
 
 from cli.collecting import UntaggedOption, parse_time
-from cli.options import Failure, RootOption
+from cli.options import Failure
+from cli.place import Place, at_place
 
 if TYPE_CHECKING:
     from auth.certificates import AutoCertificate, CertificateFiles
     from auth.hosts import HostPort
     from cli.hub import Foreign
-    from storage.sql_metadata import SQLMetadata
+    from storage.database import Database
 
 
+@at_place()
 def serve(
-    root: RootOption,
+    place: Place,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
     ] = "127.0.0.1:5000",
@@ -57,6 +59,9 @@ def serve(
     scrub: Annotated[
         float, typer.Option(min=0, metavar="MB/S", help="How fast stored bytes are verified; 0: never.")
     ] = 10.0,
+    s3_redirect: Annotated[
+        bool, typer.Option("--s3-redirect", help="Clients pull large blobs from S3 itself.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Server processes.")] = 1,
     grace: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For requests, after SIGTERM.")] = 10.0,
     floor: Annotated[int | None, typer.Option(min=0, metavar="MIB", help="Free space kept (1 GiB or 5 %).")] = None,
@@ -68,6 +73,7 @@ def serve(
     """
     from cli.listening import bind, parse_networks, refuse_exposure
     from cli.workers import end_with_parent, keep_workers
+    from registry.log import configure
 
     _check_url(external_url)
     window, rescue = parse_time(push_window, "--push-window"), parse_time(gc_grace, "--gc-grace")
@@ -77,15 +83,16 @@ def serve(
         sock, new_ca = socket.socket(fileno=inherited), False
     else:
         sock = bind(listen)
-    metadata = _open(root)
-    certificate = _certificate(root, tls, name or [], new_ca, tls_cert, tls_key)
+    configure(sys.stderr, sys.stderr.isatty())  # opening may have something to say already
+    database = place.open_database()
+    certificate = _certificate(place.root, tls, name or [], new_ca, tls_cert, tls_key)
     if inherited is None:
-        has_accounts = trust_issuer is not None or _has_accounts(metadata)
+        has_accounts = trust_issuer is not None or _has_accounts(database)
         if not insecure_open:
-            refuse_exposure(sock, root, has_tls=certificate is not None, has_accounts=has_accounts)
-        _announce(root, sock, workers, certificate, name or [], external_url, has_accounts)
+            refuse_exposure(sock, place, has_tls=certificate is not None, has_accounts=has_accounts)
+        _announce(place, sock, workers, certificate, name or [], external_url, has_accounts)
     if workers > 1 and inherited is None:
-        metadata.close()
+        database.close()
         keep_workers(sock, workers)
         return
     from cli.hub import wire
@@ -94,8 +101,8 @@ def serve(
     from storage.collector import DAY, Policy
 
     hub = wire(
-        root,
-        metadata,
+        place,
+        database,
         floor=None if floor is None else floor * 1024 * 1024,
         scheme="http" if certificate is None else "https",
         external_url=external_url,
@@ -107,36 +114,23 @@ def serve(
         policy=Policy(window, rescue, None if untagged is None else untagged * DAY),
         gc_interval=gc_interval,
         scrub=scrub * 1e6,
+        s3_redirect=s3_redirect,
     )
     hub.start_chores()
-    if _has_accounts(metadata):
+    if _has_accounts(database):
         hub.warm()
     try:
         run(hub.registry, hub, [sock], AccessLog(sys.stderr, sys.stderr.isatty()), grace, certificate)
     finally:
         hub.close()
-        metadata.close()
+        database.close()
 
 
-def _open(root: Path) -> SQLMetadata:
-    """Make the root where it is not there, and migrate it; its errors are for the person at the terminal."""
-    from registry.log import configure
-    from storage.errors import StorageError
-    from storage.sql_metadata import SQLMetadata
-    from storage.sqlite import SQLiteDatabase
-
-    configure(sys.stderr, sys.stderr.isatty())  # opening may have something to say already
-    try:
-        return SQLMetadata(SQLiteDatabase(root))
-    except (StorageError, OSError) as error:
-        raise Failure(f"the root {root} cannot be used: {error}") from error
-
-
-def _has_accounts(metadata: SQLMetadata) -> bool:
+def _has_accounts(database: Database) -> bool:
     from auth.gate import ACCOUNTS_SETTING
     from storage.sql_people import SQLPeople
 
-    return SQLPeople(metadata.database).setting(ACCOUNTS_SETTING) is not None
+    return SQLPeople(database).setting(ACCOUNTS_SETTING) is not None
 
 
 def _certificate(
@@ -200,7 +194,7 @@ def _check_realm(url: str) -> None:
 
 
 def _announce(
-    root: Path,
+    place: Place,
     sock: socket.socket,
     workers: int,
     certificate: AutoCertificate | CertificateFiles | None,
@@ -215,7 +209,7 @@ def _announce(
     address = spell(sock)
     many = f" with {workers} workers" if workers > 1 else ""
     scheme = "http" if certificate is None else "https"
-    first = f"Portside serves {root} on {scheme}://{address}{many}"
+    first = f"Portside serves {place} on {scheme}://{address}{many}"
     near = f"localhost:{port}" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else address  # nosec B104
     lines = [f"{first}. Stop it with ctrl-c."]
     if external_url:

@@ -18,7 +18,7 @@ from auth.policy import DELETE, PULL, PUSH
 from oci.errors import ErrorCode
 from oci.reference import is_repository_name
 from registry.errors import RequestError, too_busy
-from registry.messages import Request
+from registry.messages import API_VERSION, Request
 from registry.origin import Origin
 from registry.routes import Endpoint, Route
 from storage.people import Credential
@@ -146,7 +146,8 @@ class Access:
 
     def _challenge(self, request: Request, scopes: tuple[str, ...], message: str, error: str = "") -> RequestError:
         """401 with where to get a token, for what."""
-        return RequestError(ErrorCode.UNAUTHORIZED, message, headers=[self._authenticate(request, scopes, error)])
+        headers = [self._authenticate(request, scopes, error), API_VERSION]
+        return RequestError(ErrorCode.UNAUTHORIZED, message, headers=headers)
 
     def _authenticate(self, request: Request, scopes: tuple[str, ...], error: str = "") -> tuple[bytes, bytes]:
         """Where to get a token, for what (RFC 6750 section 3, distribution's token spec).

@@ -12,14 +12,14 @@ from oci.digest import Digest
 from oci.manifest import Manifest
 from registry.access import Access
 from registry.asgi import Application, call
-from registry.blobs import BlobHandlers
+from registry.blobs import BlobHandlers, Elsewhere
 from registry.errors import ClientGone, RequestError, error_response, is_expected
 from registry.listings import ListHandlers
 from registry.manifests import ManifestHandlers
-from registry.messages import Request, Response, with_body, without_body
+from registry.messages import API_VERSION, Request, Response, with_body, without_body
 from registry.routes import Endpoint, Route, match
 from registry.site import Site
-from registry.threads import Disk
+from registry.threads import Disk, Lookups
 from registry.tokens import TokenHandlers
 from registry.uploads import UploadHandlers
 from storage.blobs import BlobStore
@@ -33,9 +33,6 @@ logger = logging.getLogger("portside.registry")
 REUSED_BODY_MAX = 64 * 1024
 REUSED_BYTES_MAX = 8 * 1024 * 1024
 """Bounds of the answers that are kept: bytes of one body, and bytes of all."""
-
-API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
-
 
 Api = Callable[[], Application]
 """What makes the application of `/api/v1`, when it is first asked for."""
@@ -133,14 +130,20 @@ class Registry:
         tokens: TokenHandlers,
         api: Api,
         disk: Disk,
+        lookups: Lookups,
         push_window: float,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """``push_window``: seconds that a blob may wait for its manifest (`storage.collector.Policy`)."""
+        """``push_window``: seconds that a blob may wait for its manifest (`storage.collector.Policy`).
+
+        ``elsewhere``: where clients are sent to for large blobs.
+        """
+        self._lookups = lookups
         self._site = Site(metadata, api)
         self._access = access
         self._tokens = tokens
-        blobs = BlobHandlers(store, metadata, disk, push_window)
-        uploads = UploadHandlers(store, metadata, disk)
+        blobs = BlobHandlers(store, metadata, disk, push_window, elsewhere)
+        uploads = UploadHandlers(store, metadata, disk, lookups)
         manifests = ManifestHandlers(metadata, disk, push_window)
         lists = ListHandlers(metadata)
         self._reused = ReusedAnswers(metadata.generation)
@@ -154,7 +157,14 @@ class Registry:
         )
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
-        """Answer at once where that takes look-ups only, else hand out the coroutine that will."""
+        """Answer at once where that takes look-ups only, and those are fast; else hand out the coroutine that will."""
+        return self._answer(request) if self._lookups.is_inline else self._answer_in_thread(request)
+
+    async def _answer_in_thread(self, request: Request) -> Response:
+        answer = await self._lookups.run(self._answer, request)
+        return answer if isinstance(answer, Response) else await answer
+
+    def _answer(self, request: Request) -> Response | Awaitable[Response]:
         try:
             self._access.locate(request)
             if request.target.startswith(b"/auth/"):
@@ -174,7 +184,7 @@ class Registry:
 
     async def _respond_later(self, who: Awaitable[Identity], request: Request) -> Response:
         request.identity = await who
-        answer = self._respond(request)
+        answer = await self._lookups.run(self._respond, request)
         return answer if isinstance(answer, Response) else await answer
 
     def _respond(self, request: Request) -> Response | Awaitable[Response]:

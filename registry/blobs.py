@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import time
 from typing import Protocol
 
@@ -12,10 +12,10 @@ from auth.policy import PUSH
 from oci.digest import Digest
 from oci.errors import ErrorCode
 from registry.errors import RequestError
-from registry.messages import FileBody, Headers, Request, Response, without_body
+from registry.messages import FileBody, Headers, LargeBody, Request, Response, StreamBody, without_body
 from registry.routes import Route
 from registry.threads import Disk
-from storage.blobs import BlobReader
+from storage.blobs import BlobFile, BlobReader, StreamedBlob
 from storage.errors import BlobNotFound
 from storage.metadata import HeldBlob
 from storage.people import Actor
@@ -26,6 +26,10 @@ INLINE_MAX = 64 * 1024
 """A blob of at most so many bytes is read into memory and sent with its head in one write."""
 
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})[ \t]*-[ \t]*([0-9]{0,18})[ \t]*\Z", re.IGNORECASE)
+
+
+Elsewhere = Callable[[Digest], str]
+"""A URL that large blobs are sent to clients from, instead of through this server; BlobNotFound."""
 
 
 class Blobs(Protocol):
@@ -47,11 +51,14 @@ class Links(Protocol):
 class BlobHandlers:
     """The blob end-points."""
 
-    def __init__(self, blobs: Blobs, links: Links, disk: Disk, push_window: float) -> None:
+    def __init__(
+        self, blobs: Blobs, links: Links, disk: Disk, push_window: float, elsewhere: Elsewhere | None = None
+    ) -> None:
         self._blobs = blobs
         self._links = links
         self._disk = disk
         self._push_window = push_window
+        self._elsewhere = elsewhere
 
     def head(self, request: Request, route: Route) -> Response | Awaitable[Response]:
         """The size from one stat; the blob is never opened.
@@ -88,6 +95,8 @@ class BlobHandlers:
         headers = _headers(digest)
         if request.holds(digest):
             return Response(304, headers)
+        if self._elsewhere is not None and size > INLINE_MAX:
+            return self._sent_elsewhere(digest, route.repository)
         try:
             reader = self._blobs.open(digest)
         except BlobNotFound:
@@ -104,10 +113,24 @@ class BlobHandlers:
                 body = _read_whole(reader, offset, length)
                 reader.close()
                 return Response(status, headers, body)
+            return Response(status, headers, _large(reader, offset, length))
+        except BlobNotFound:
+            reader.close()
+            raise self._lost(digest, route.repository) from None
         except BaseException:
             reader.close()
             raise
-        return Response(status, headers, FileBody(reader, offset, length))
+
+    def _sent_elsewhere(self, digest: Digest, repository: str) -> Response:
+        """307 to where the bytes are: the client asks there, by the same method and range (distribution-spec, pulling blobs)."""
+        assert self._elsewhere is not None
+        try:
+            url = self._elsewhere(digest)
+        except BlobNotFound:
+            raise self._lost(digest, repository) from None
+        return without_body(
+            307, [(b"location", url.encode("ascii")), (b"docker-content-digest", str(digest).encode("ascii"))]
+        )
 
     async def delete(self, request: Request, route: Route) -> Response:
         """Take the blob out of the repository. Its bytes stay for others, and for the collector."""
@@ -161,6 +184,15 @@ class BlobHandlers:
             f"the range {text[:100]!r} is not within the {size} bytes of blob {digest}",
             headers=[(b"content-range", b"bytes */%d" % size)],
         )
+
+
+def _large(reader: BlobReader, offset: int, length: int) -> LargeBody:
+    """A part of a blob to be sent; BlobNotFound, StoreUnavailable."""
+    if isinstance(reader, BlobFile):
+        return FileBody(reader, offset, length)
+    if isinstance(reader, StreamedBlob):
+        return StreamBody(reader.stream(offset, length), length)
+    raise TypeError(f"{reader!r} is neither a file nor a stream")
 
 
 def _read_whole(reader: BlobReader, offset: int, length: int) -> bytes:

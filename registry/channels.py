@@ -1,6 +1,6 @@
 """A connection as a thread uses it: beside the event loop's transport, which does not read meanwhile.
 
-A body is received and a file is sent through a channel, so that what pumps bodies does not know whether there is TLS underneath:
+A body is received and a large one is sent through a channel, so that what pumps bodies does not know whether there is TLS underneath:
 `PlainChannel` here, `registry.tls.TLSChannel` there.
 """
 
@@ -11,7 +11,8 @@ import socket
 from enum import Enum, auto
 from typing import Protocol
 
-from registry.messages import FileBody
+from registry.messages import FileBody, LargeBody
+from registry.relaying import Unsealed, relay
 from registry.sending import Senders, send_file
 
 LOW_WATER = 128 * 1024
@@ -47,8 +48,8 @@ class Channel(Protocol):
         """The thread that received goes, whether another comes or not: leave the socket as it was, and hold little."""
         ...
 
-    async def send_file(self, head: bytes, body: FileBody, senders: Senders) -> None:
-        """Send a head and a part of a file, called on the loop; SendFailed. The reader stays open."""
+    async def send(self, head: bytes, body: LargeBody, senders: Senders) -> None:
+        """Send a head and a large body, called on the loop; SendFailed. The body stays open."""
         ...
 
     def close(self) -> None: ...
@@ -69,8 +70,11 @@ class PlainChannel:
     def rest(self) -> None:
         set_low_water(self._sock, 1)
 
-    async def send_file(self, head: bytes, body: FileBody, senders: Senders) -> None:
-        await send_file(self._sock, head, body, senders)
+    async def send(self, head: bytes, body: LargeBody, senders: Senders) -> None:
+        if isinstance(body, FileBody):
+            await send_file(self._sock, head, body, senders)
+        else:
+            await relay(self._sock, Unsealed(), head, body, senders)
 
     def close(self) -> None:
         self._sock.close()

@@ -11,7 +11,15 @@ from auth.throttle import SlowDown
 from oci.errors import ErrorCode
 from oci.manifest import InvalidManifest
 from registry.messages import BadRequest, Response, with_body
-from storage.errors import BlobNotFound, DigestMismatch, StoreFull, UploadBusy, UploadNotFound
+from storage.errors import (
+    BlobNotFound,
+    DatabaseUnavailable,
+    DigestMismatch,
+    StoreFull,
+    StoreUnavailable,
+    UploadBusy,
+    UploadNotFound,
+)
 
 
 class RequestError(Exception):
@@ -67,6 +75,8 @@ CODES: dict[type[Exception], ErrorCode] = {
     UploadBusy: ErrorCode.TOOMANYREQUESTS,
     DigestMismatch: ErrorCode.DIGEST_INVALID,
     StoreFull: ErrorCode.STORAGE_FULL,
+    DatabaseUnavailable: ErrorCode.UNAVAILABLE,
+    StoreUnavailable: ErrorCode.UNAVAILABLE,
 }
 """Exceptions whose text is fit for the client, and their codes. Any other is an UNKNOWN, whose text stays in the log."""
 

@@ -12,7 +12,7 @@ from email.utils import formatdate
 from typing import Any, TextIO
 
 from auth.names import hide_secrets
-from registry.messages import FileBody, Request, Response
+from registry.messages import Request, Response
 
 BUFFER_MAX = 4 * 1024 * 1024
 """Bytes of lines that wait for the log to take them; what comes then is counted and dropped."""
@@ -58,7 +58,7 @@ class AccessLog:
     def record(self, request: Request, response: Response, finished: float) -> None:
         """Keep one line; ``finished`` by the clock of ``request.started``, perf_counter."""
         body = response.body
-        size = body.length if isinstance(body, FileBody) else len(body)
+        size = len(body) if isinstance(body, bytes) else body.length
         took = (finished - request.started) * 1000
         target, message = _printable(request.target), hide_secrets(response.message)
         if self._human:

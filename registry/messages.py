@@ -10,13 +10,16 @@ from urllib.parse import unquote
 
 from auth.identity import OPEN, Identity
 from oci.digest import Digest
-from storage.blobs import BlobReader
+from storage.blobs import BlobFile, Stream
 from storage.people import Actor
 
 if TYPE_CHECKING:
     from registry.bodies import Body
 
 Headers = list[tuple[bytes, bytes]]
+
+API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
+"""Of the answer to /v2/ and of every challenge: `docker manifest` of Docker 20.10 takes who does not say it for no registry."""
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -156,11 +159,29 @@ class Request:
 
 @dataclass(slots=True)
 class FileBody:
-    """A part of a blob: ``length`` bytes from ``offset``. Whoever sends it closes the reader."""
+    """A part of a blob that is a file: ``length`` bytes from ``offset``. Whoever sends it closes it."""
 
-    reader: BlobReader
+    reader: BlobFile
     offset: int
     length: int
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+@dataclass(slots=True)
+class StreamBody:
+    """A part of a blob that is no file: the ``length`` bytes of a stream. Whoever sends it closes it."""
+
+    stream: Stream
+    length: int
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+LargeBody = FileBody | StreamBody
+"""Bodies that are not in memory."""
 
 
 @dataclass(slots=True)
@@ -173,7 +194,7 @@ class Response:
 
     status: int
     headers: Headers
-    body: bytes | FileBody = b""
+    body: bytes | LargeBody = b""
     close: bool = False
     is_reusable: bool = False
     message: str = ""

@@ -43,7 +43,7 @@ class Senders:
 
     def __init__(self) -> None:
         self.cold_reads = anyio.CapacityLimiter(16)
-        self.encrypting = anyio.CapacityLimiter(64)
+        self.relaying = anyio.CapacityLimiter(64)
         self.active = 0
 
 

@@ -27,7 +27,7 @@ from registry.channels import Channel, PlainChannel
 from registry.errors import ClientGone, RequestError
 from registry.framing import Chunked, Counted, Framing
 from registry.log import AccessLog
-from registry.messages import FileBody, Headers, Request, Response
+from registry.messages import Headers, LargeBody, Request, Response
 from registry.sending import Senders, SendFailed
 
 HEAD_MAX = 32 * 1024
@@ -275,7 +275,7 @@ class HTTPConnection(asyncio.Protocol):
                 self._body.feed(self._buffer)
                 self._buffer = b""
         answer = self._service.app.respond(request)
-        if isinstance(answer, Response) and self._body is None and not isinstance(answer.body, FileBody):
+        if isinstance(answer, Response) and self._body is None and isinstance(answer.body, bytes):
             self._write(request, answer)
             self._finish(request, answer)
             return
@@ -327,8 +327,8 @@ class HTTPConnection(asyncio.Protocol):
         body = self._body
         if body is not None and not body.is_complete:
             response.close = response.close or self._continue or body.length is None or body.length > KEEP_MAX
-        if isinstance(response.body, FileBody):
-            await self._send_file(request, response)
+        if not isinstance(response.body, bytes):
+            await self._send_large(request, response, response.body)
         elif not self._lost:
             self._write(request, response)
         if body is not None:
@@ -363,9 +363,7 @@ class HTTPConnection(asyncio.Protocol):
             return rendered + b"connection: close\r\n\r\n"
         return rendered + b"\r\n"
 
-    async def _send_file(self, request: Request, response: Response) -> None:
-        body = response.body
-        assert isinstance(body, FileBody)
+    async def _send_large(self, request: Request, response: Response, body: LargeBody) -> None:
         try:
             if self._lost:
                 return
@@ -375,14 +373,14 @@ class HTTPConnection(asyncio.Protocol):
                 return
             await self._drain()
             with contextlib.closing(self._channel()) as channel:
-                await channel.send_file(head, body, self._service.senders)
+                await channel.send(head, body, self._service.senders)
         except ClientGone:
             response.message = "the client closed the connection"
         except SendFailed as error:
             response.message = str(error)
             self._transport.abort()
         finally:
-            body.reader.close()
+            body.close()
 
     async def _drain(self) -> None:
         """Wait until the transport holds nothing: only then may the socket be written to beside it."""

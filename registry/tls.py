@@ -10,20 +10,15 @@ looked for when the session changes hands, and its buffers stay as small as a re
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-import anyio
-import anyio.to_thread
-
 from registry.channels import Outcome, receive, set_low_water
-from registry.messages import FileBody
-from registry.sending import Senders, SendFailed, writable
-from registry.slices import run_in_usual_slices
+from registry.messages import LargeBody
+from registry.relaying import relay
+from registry.sending import Senders, SendFailed
 
 HEADER = 5
 """Bytes before a record's own: type, version, length."""
@@ -32,15 +27,6 @@ RECORD_MAX = HEADER + 16384 + 2048
 PLAIN_MAX = 16384
 RECEIVED_MAX = 256 * 1024
 """What is received at a time into a large body, in bytes."""
-PIECE = 512 * 1024
-SHARED_PIECE = 128 * 1024
-"""What is read, encrypted and sent at a time of a file, in bytes: by a lone download, and by each of several, which a stalled client
-makes us hold."""
-TURN = 64 * 1024 * 1024
-"""Bytes that one download sends before its thread is offered to another."""
-PARK_AFTER_MS = 20
-"""Milliseconds that a download's thread waits for its client before it gives the wait to the event loop."""
-
 _DISTRUST = frozenset(
     {"unknown ca", "bad certificate", "certificate unknown", "certificate expired", "unsupported certificate"}
 )
@@ -251,77 +237,29 @@ class TLSChannel:
             self._session.feed(bytes(self._raw[self._r : self._e]))
             self._raw = None
 
-    async def send_file(self, head: bytes, body: FileBody, senders: Senders) -> None:
-        sending = _Sending(self._sock, self._session, head, body, senders)
-        senders.active += 1
+    async def send(self, head: bytes, body: LargeBody, senders: Senders) -> None:
         try:
-            while not await anyio.to_thread.run_sync(sending.run, limiter=senders.encrypting):
-                await writable(self._sock)
-        except OSError as error:
-            raise SendFailed(f"the client closed the connection: {error.strerror}") from error
+            await relay(self._sock, _Records(self._session), head, body, senders)
         except TLSBroken as error:
             raise SendFailed(f"TLS failed: {error}") from error
-        finally:
-            senders.active -= 1
 
     def close(self) -> None:
         self._sock.close()
         self._give_back()
 
 
-class _Sending:
-    """One file on its way: what has to be read of it, and the records that the socket did not take yet."""
+class _Records:
+    """What is sent becomes records (`registry.relaying.Seal`)."""
 
-    def __init__(self, sock: socket.socket, session: Session, head: bytes, body: FileBody, senders: Senders) -> None:
-        self._sock = sock
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._head = head
-        self._fd = body.reader.fileno()
-        self._offset = body.offset
-        self._left = body.length
-        self._senders = senders
-        self._unsent = memoryview(b"")
 
-    def run(self) -> bool:
-        """Send, in a thread: whether all is sent. If not, the client is behind, or it is another's turn. OSError, SendFailed, TLSBroken."""
-        run_in_usual_slices()
-        piece = PIECE if self._senders.active == 1 else SHARED_PIECE
-        view = memoryview(bytearray(piece))
-        until = self._left - TURN
-        if self._head:
-            self._session.write(self._head)  # sent with what follows, if anything does
-            self._head, self._unsent = b"", memoryview(b"" if self._left else self._session.take())
-        while self._flush():
-            if not self._left:
-                return True
-            if self._left <= until:
-                break
-            size = self._read(view[: min(self._left, piece)])
-            self._offset += size
-            self._left -= size
-            self._unsent = memoryview(self._session.encrypt(view[:size]))
-        return False
+    def begin(self, head: bytes, is_all: bool) -> bytes:
+        self._session.write(head)
+        return self._session.take() if is_all else b""
 
-    def _read(self, view: memoryview) -> int:
-        try:
-            size = os.preadv(self._fd, [view], self._offset)
-        except OSError as error:
-            raise SendFailed(f"the blob's file cannot be read: {error.strerror}") from error
-        if not size:
-            raise SendFailed("the blob's file is shorter than its metadata says: run `portside check`")
-        return size
-
-    def _flush(self) -> bool:
-        """Send what is encrypted; whether the client took all of it."""
-        while self._unsent:
-            try:
-                self._unsent = self._unsent[self._sock.send(self._unsent) :]
-            except BlockingIOError:
-                poll = select.poll()
-                poll.register(self._sock, select.POLLOUT)
-                if not poll.poll(PARK_AFTER_MS):
-                    return False
-        return True
+    def seal(self, data: memoryview) -> bytes:
+        return self._session.encrypt(data)
 
 
 def explain(reason: str) -> str:

@@ -26,7 +26,7 @@ from oci.errors import ErrorCode
 from oci.reference import is_repository_name
 from registry.errors import RequestError, error_body, too_busy
 from registry.messages import BadRequest, Request, Response, with_body
-from registry.threads import Disk
+from registry.threads import Disk, Lookups
 from storage.people import Actor, Credential, PeopleUnknown, Purpose
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class TokenHandlers:
         credentials: Credentials,
         trail: Trail,
         disk: Disk,
+        lookups: Lookups,
         service: str,
         audiences: Collection[str] = (),
     ) -> None:
@@ -88,6 +89,7 @@ class TokenHandlers:
         self._credentials = credentials
         self._trail = trail
         self._disk = disk
+        self._lookups = lookups
         self._service = service
         self._audiences = {service, *audiences}
 
@@ -148,10 +150,11 @@ class TokenHandlers:
         )
         grant = form.get("grant_type")
         if grant == "refresh_token":
-            return self._with_refresh(request, asked)
+            return await self._lookups.run(self._with_refresh, request, asked)
         if grant != "password":
             raise BadRequest("grant_type is password or refresh_token")
-        answer = self._with_password(request, form.get("username", ""), form.get("password", ""), asked)
+        name, password = form.get("username", ""), form.get("password", "")
+        answer = await self._lookups.run(self._with_password, request, name, password, asked)
         return answer if isinstance(answer, Response) else await answer
 
     def _asked(
@@ -184,11 +187,11 @@ class TokenHandlers:
 
     async def _verified(self, request: Request, name: str, secret: str, asked: Asked) -> Response:
         try:
-            future = self._authenticator.begin(name, secret, request.address)
+            future = await self._lookups.run(self._authenticator.begin, name, secret, request.address)
             login = await asyncio.wrap_future(future)
         except Exception as error:
             return self._refused(error, request, name)
-        answer = self._welcome(request, login, asked)
+        answer = await self._lookups.run(self._welcome, request, login, asked)
         return answer if isinstance(answer, Response) else await answer
 
     def _with_refresh(self, request: Request, asked: Asked) -> Response:
@@ -225,7 +228,8 @@ class TokenHandlers:
             await self._disk.run(add)
         except PeopleUnknown:  # cut off, or given another password, since the password was verified
             return self._refused(WrongCredentials(account.name), request, account.name)
-        return self._token(self._gate.identity(login), login, asked, secret)
+        identity = await self._lookups.run(self._gate.identity, login)
+        return self._token(identity, login, asked, secret)
 
     # -- what they get
 

@@ -19,7 +19,7 @@ from registry.bodies import SMALL
 from registry.errors import RequestError
 from registry.messages import Headers, Request, Response, without_body
 from registry.routes import Route, parse_digest
-from registry.threads import Disk
+from registry.threads import Disk, Lookups
 from storage.people import Actor
 from storage.uploads import Upload, append
 
@@ -50,10 +50,12 @@ class Links(Protocol):
 class UploadHandlers:
     """The upload end-points."""
 
-    def __init__(self, store: Store, links: Links, disk: Disk) -> None:
+    def __init__(self, store: Store, links: Links, disk: Disk, lookups: Lookups) -> None:
+        """``lookups``: where an upload is let go of, too, which takes long only where a look-up does."""
         self._store = store
         self._links = links
         self._disk = disk
+        self._lookups = lookups
 
     async def start(self, request: Request, route: Route) -> Response:
         """POST: begin an upload, push a whole blob (``digest``), or mount one (``mount``, ``from``)."""
@@ -76,7 +78,7 @@ class UploadHandlers:
                 f"{algorithm[:40]!r} is not a supported digest algorithm: use one of {', '.join(HEX_LENGTH)}",
             )
         upload = await self._disk.run(self._store.start, repository)
-        upload.close()
+        await self._lookups.run(upload.close)
         return without_body(202, _progress(repository, upload.id, 0))
 
     async def patch(self, request: Request, route: Route) -> Response:
@@ -94,7 +96,7 @@ class UploadHandlers:
                 await body.pump_into(upload)
             offset = upload.offset
         finally:
-            upload.close()
+            await self._lookups.run(upload.close)  # where it fails, the bytes are not kept, and not acknowledged
         if span is not None and offset != span[1] + 1:
             raise RequestError(
                 ErrorCode.SIZE_INVALID,
@@ -122,7 +124,7 @@ class UploadHandlers:
             await body.pump_into(upload)
             await self._disk.run(self._commit, request.actor, repository, upload, digest)
         finally:
-            upload.close()
+            await self._lookups.run(upload.close)
         return _created(repository, digest)
 
     async def status(self, request: Request, route: Route) -> Response:
@@ -147,7 +149,7 @@ class UploadHandlers:
             await body.pump_into(upload)
             await self._disk.run(self._commit, request.actor, repository, upload, digest)
         except BaseException:
-            upload.cancel()  # nobody was told its name
+            await self._lookups.run(upload.cancel)  # nobody was told its name
             raise
         return _created(repository, digest)
 

@@ -7,6 +7,7 @@ against 190.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import select
 import socket
@@ -148,9 +149,10 @@ class Response:
                     pass
             is_whole = self._raw.isclosed() or self._raw.length == 0
             will_close = self._raw.will_close
-            self._raw.close()
         except (*FAILURES, RemoteError):
             is_whole, will_close = False, True
+        with contextlib.suppress(*FAILURES):
+            self._raw.close()  # it holds the socket by itself where the server ends the connection with this answer
         self._pool.give(self.url.origin, self._connection, is_usable=is_whole and not will_close)
 
 

@@ -33,7 +33,7 @@ from oci.reference import InvalidReference, Reference
 from oci.strictjson import InvalidJSON, parse_object
 from remote.errors import InvalidContent
 from remote.platforms import choose
-from storage.blobs import BlobReader
+from storage.blobs import BlobFile
 from storage.errors import BlobNotFound, DigestMismatch, UploadBusy, UploadNotFound
 from storage.filesystem import FilesystemBlobStore
 from storage.uploads import Upload
@@ -194,7 +194,7 @@ class ImageStore:
         """A blob's size in bytes, None where it is not here."""
         return self.blobs.size(digest)
 
-    def open(self, digest: Digest) -> BlobReader:
+    def open(self, digest: Digest) -> BlobFile:
         """Open a blob; BlobNotFound."""
         return self.blobs.open(digest)
 

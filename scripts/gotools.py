@@ -1,6 +1,6 @@
 """Builds the Go programs that the tests and the benchmarks use, at pinned versions, into the user's cache folder.
 
-    python3 scripts/gotools.py crane regctl helm cosign registry
+    python3 scripts/gotools.py crane regctl helm cosign registry versitygw minio
 
 Each lies at ${XDG_CACHE_HOME:-~/.cache}/portside/tools/NAME-VERSION/NAME, so that a second clone finds it. A program appears
 there by a rename when it is whole, and a lock for each keeps two runs from building the same one. Standard library only: this
@@ -37,6 +37,8 @@ TOOLS = {
     "helm": GoTool("helm.sh/helm/v3/cmd/helm", "v3.22.0"),
     "cosign": GoTool("github.com/sigstore/cosign/v3/cmd/cosign", "v3.1.3"),
     "registry": GoTool("github.com/distribution/distribution/v3/cmd/registry", "v3.1.1"),
+    "versitygw": GoTool("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
+    "minio": GoTool("github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c"),
 }
 GO_MINIMUM = (1, 26)
 """What the versions above ask for in their go.mod."""

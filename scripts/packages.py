@@ -40,6 +40,7 @@ PROGRAMS = {
     "containerd": "ctr",
     "ca-certificates": "update-ca-certificates",
     "nginx": "nginx",
+    "postgresql": "/usr/lib/postgresql",
 }
 """Debian package -> the program or file that it is installed for."""
 
@@ -50,7 +51,7 @@ CLIENTS = ["docker.io", "podman", "skopeo", "buildah", "iptables", "containerd",
 LAN = ["iproute2", "nginx"]
 COMPILER = ["gcc", "libc6-dev", "libssl-dev"]
 DISKS = ["e2fsprogs", "mount"]
-TEST = [*DEMO, *CLIENTS, *LAN, *COMPILER, *DISKS, "strace", "wrk", "golang-github-containers-common"]
+TEST = [*DEMO, *CLIENTS, *LAN, *COMPILER, *DISKS, "strace", "wrk", "golang-github-containers-common", "postgresql"]
 BENCH = [*INSTALL, "docker.io", "iptables", *COMPILER, *DISKS]
 SETS = {"install": INSTALL, "demo": DEMO, "test": TEST, "bench": BENCH}
 

@@ -1,4 +1,4 @@
-"""Where blobs are kept: the protocol that a filesystem, and later any S3 service, satisfies.
+"""Where blobs are kept: the protocol that a filesystem and any S3 service satisfy.
 
 `tests/storage/blob_conformance.py` is the suite that every implementation passes unchanged.
 """
@@ -7,23 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from oci.digest import Digest
 from storage.uploads import Upload
 
 
 class BlobReader(Protocol):
-    """An open blob. ``size`` in bytes; ``fd`` is a file descriptor that ``sendfile`` and ``pread`` may use."""
+    """An open blob. ``size`` in bytes."""
 
     size: int
 
-    def fileno(self) -> int: ...
     def read(self, offset: int, length: int) -> bytes:
         """At most ``length`` bytes from ``offset``; empty at the end. Never moves a shared position."""
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class BlobFile(BlobReader, Protocol):
+    """An open blob that is a file: ``sendfile`` and ``pread`` may use its descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+class Stream(Protocol):
+    """A part of a blob on its way, for one thread at a time."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read at least one byte; 0 at the end. StoreUnavailable, BlobNotFound."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class StreamedBlob(BlobReader, Protocol):
+    """An open blob that another service sends."""
+
+    def stream(self, offset: int, length: int) -> Stream:
+        """Begin to read at most ``length`` bytes; BlobNotFound, StoreUnavailable."""
+        ...
 
 
 class BlobStore(Protocol):

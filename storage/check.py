@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from oci.digest import Digest, InvalidDigest
+from storage.blobs import BlobStore
 from storage.damage import is_damaged, set_aside, verify
+from storage.database import Database
 from storage.errors import BlobNotFound
-from storage.filesystem import FilesystemBlobStore
 from storage.scrub import Scrubbed, scrubbed
 from storage.sql_metadata import SQLMetadata
-from storage.sqlite import SQLiteDatabase
 
 THREADS = 2
 AHEAD = 64
@@ -47,35 +46,22 @@ class Report:
     """References to content that was never pushed to the hub, which sparse images and indexes may have."""
 
 
-def check(root: Path, *, repair: bool = False, progress: Progress | None = None) -> Report:
-    """Verify the store below ``root``. With ``repair``, damaged blobs are moved to ``quarantine/``, so that the next push heals them."""
-    store = FilesystemBlobStore(root, floor=0)
-    database = SQLiteDatabase(root)
+def check(store: BlobStore, database: Database, *, repair: bool = False, progress: Progress | None = None) -> Report:
+    """Verify a store and its facts. With ``repair``, damaged blobs are moved to ``quarantine/``, so that the next push heals them."""
     metadata = SQLMetadata(database)
     report = Report()
-    try:
-        _check_database(database, report)
-        _check_bytes(store, metadata, report, repair, progress or (lambda blobs, size: None))
-        _check_links(store, metadata, report)
-        _check_manifests(metadata, report)
-        _check_tags(metadata, report)
-        _check_references(store, metadata, report)
-        report.scrubbed = scrubbed(database)
-    finally:
-        metadata.close()
+    for line in database.damages():
+        report.problems.append(f"the database is damaged: {line}. Stop the servers and restore it from a backup.")
+    _check_bytes(store, metadata, report, repair, progress or (lambda blobs, size: None))
+    _check_links(store, metadata, report)
+    _check_manifests(metadata, report)
+    _check_tags(metadata, report)
+    _check_references(store, metadata, report)
+    report.scrubbed = scrubbed(database)
     return report
 
 
-def _check_database(database: SQLiteDatabase, report: Report) -> None:
-    for line in database.damages():
-        report.problems.append(
-            f"the database {database.paths.metadata} is damaged: {line}. Stop the servers and restore it from a backup."
-        )
-
-
-def _check_bytes(
-    store: FilesystemBlobStore, metadata: SQLMetadata, report: Report, repair: bool, progress: Progress
-) -> None:
+def _check_bytes(store: BlobStore, metadata: SQLMetadata, report: Report, repair: bool, progress: Progress) -> None:
     """Read every blob file once."""
     with ThreadPoolExecutor(THREADS) as pool:
         for digest, size, is_good in _verified(store, pool):
@@ -94,7 +80,7 @@ def _check_bytes(
                 )
 
 
-def _verified(store: FilesystemBlobStore, pool: ThreadPoolExecutor) -> Iterator[tuple[Digest, int, bool]]:
+def _verified(store: BlobStore, pool: ThreadPoolExecutor) -> Iterator[tuple[Digest, int, bool]]:
     """Every blob with its size and whether its bytes are its own, hashed a little ahead. One that goes meanwhile is passed over."""
     waiting: list[tuple[Digest, Future[tuple[int, bool]]]] = []
     walk = store.digests()
@@ -107,27 +93,29 @@ def _verified(store: FilesystemBlobStore, pool: ThreadPoolExecutor) -> Iterator[
         try:
             size, is_good = future.result()
         except BlobNotFound:
-            continue
+            if store.size(digest) is None:
+                continue
+            size, is_good = 0, False
         yield digest, size, is_good
 
 
-def _look_again(store: FilesystemBlobStore, digest: Digest, report: Report, repair: bool) -> None:
+def _look_again(store: BlobStore, digest: Digest, report: Report, repair: bool) -> None:
     """Report what is damaged still: a push may have healed it, a collector removed it."""
     if not repair:
         if is_damaged(store, digest):
             report.problems.append(
-                f"blob {digest} is damaged: its bytes have another digest. Run `portside check --repair`, then push an image that has it"
+                f"blob {digest} is damaged: its bytes are others, or gone. Run `portside check --repair`, then push an image that has it"
             )
         return
     aside = set_aside(store, digest)
-    if aside is None:
+    if not aside:
         return
     report.repaired.append(
-        f"blob {digest} was damaged; its bytes are now {aside}. The next push of an image that has it heals it"
+        f"blob {digest} was damaged; its bytes are {aside}. The next push of an image that has it heals it"
     )
 
 
-def _check_links(store: FilesystemBlobStore, metadata: SQLMetadata, report: Report) -> None:
+def _check_links(store: BlobStore, metadata: SQLMetadata, report: Report) -> None:
     """Every blob that a repository holds has bytes."""
     query = "SELECT b.id, b.digest FROM blobs b WHERE EXISTS (SELECT 1 FROM repository_blobs l WHERE l.blob_id = b.id) AND b.id > ?"
     for _, text in metadata.database.scan(f"{query} ORDER BY b.id LIMIT ?"):
@@ -169,7 +157,7 @@ def _check_tags(metadata: SQLMetadata, report: Report) -> None:
             )
 
 
-def _check_references(store: FilesystemBlobStore, metadata: SQLMetadata, report: Report) -> None:
+def _check_references(store: BlobStore, metadata: SQLMetadata, report: Report) -> None:
     """Count what manifests refer to and nobody ever pushed. (What was pushed and is lost is a problem that the links have told.)"""
     query = (
         "SELECT m.id, (SELECT count(*) FROM manifest_references f WHERE f.manifest_id = m.id AND ("

@@ -4,53 +4,87 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
-from oci.digest import Digest
+from oci.digest import Digest, hasher
+from storage.blobs import BlobFile, BlobReader, BlobStore, StreamedBlob
 from storage.errors import BlobNotFound
 from storage.filesystem import FilesystemBlobStore, digest_file
 
+STREAM_SIZE = 1024 * 1024
 
-def verify(store: FilesystemBlobStore, digest: Digest, pace: Callable[[int], None] | None = None) -> tuple[int, bool]:
-    """A blob's size, and whether its bytes have its digest; one that cannot be read is not good. BlobNotFound."""
+
+def verify(store: BlobStore, digest: Digest, pace: Callable[[int], None] | None = None) -> tuple[int, bool]:
+    """A blob's size, and whether its bytes have its digest; one that cannot be read is not good. BlobNotFound, StoreUnavailable."""
     reader = store.open(digest)
     try:
-        return reader.size, _has_digest(reader.fileno(), digest, pace)
+        return reader.size, _has_digest(reader, digest, pace)
     finally:
         reader.close()
 
 
-def is_damaged(store: FilesystemBlobStore, digest: Digest) -> bool:
-    """Whether a blob is there and has other bytes than its own."""
+def is_damaged(store: BlobStore, digest: Digest) -> bool:
+    """Whether a blob is there and has other bytes than its own, or none."""
     try:
         return not verify(store, digest)[1]
     except BlobNotFound:
-        return False
+        return store.size(digest) is not None  # an object that the facts know, and the service has lost
 
 
-def set_aside(store: FilesystemBlobStore, digest: Digest) -> Path | None:
-    """Move a blob that is damaged still into the quarantine; where it is now, None where a push healed it or a collector took it.
+def set_aside(store: BlobStore, digest: Digest) -> str:
+    """Take a blob that is damaged still out of service; what its bytes are now (``at PATH`` or ``deleted``).
 
-    Never the bytes of such a push: what is moved is the file that was read.
+    "" where a push healed it, or a collector took it.
     """
+    if isinstance(store, FilesystemBlobStore):
+        return _quarantine(store, digest)
     try:
         reader = store.open(digest)
     except BlobNotFound:
-        return None
+        return ""
+    try:
+        if _has_digest(reader, digest, None):
+            return ""
+    except BlobNotFound:
+        pass  # its object is gone: the blob is to lose it, too
+    finally:
+        reader.close()
+    from storage.s3 import S3BlobStore
+
+    assert isinstance(store, S3BlobStore)
+    return "deleted" if store.delete(digest) else ""
+
+
+def _quarantine(store: FilesystemBlobStore, digest: Digest) -> str:
+    """Never the bytes of a push that heals it: what is moved is the file that was read."""
+    try:
+        reader = store.open(digest)
+    except BlobNotFound:
+        return ""
     try:
         inode = os.fstat(reader.fileno()).st_ino
-        if _has_digest(reader.fileno(), digest, None):
-            return None
+        if _has_digest(reader, digest, None):
+            return ""
     finally:
         reader.close()
     try:
-        return store.quarantine(digest, inode)
+        path = store.quarantine(digest, inode)
+        return "" if path is None else f"at {path}"
     except BlobNotFound:
-        return None
+        return ""
 
 
-def _has_digest(fd: int, digest: Digest, pace: Callable[[int], None] | None) -> bool:
+def _has_digest(reader: BlobReader, digest: Digest, pace: Callable[[int], None] | None) -> bool:
+    if isinstance(reader, BlobFile):
+        try:
+            return digest_file(reader.fileno(), digest.algorithm, pace) == digest
+        except OSError:  # the disk cannot read it
+            return False
+    assert isinstance(reader, StreamedBlob)
+    state, buffer = hasher(digest.algorithm), memoryview(bytearray(STREAM_SIZE))
+    stream = reader.stream(0, reader.size)
     try:
-        return digest_file(fd, digest.algorithm, pace) == digest
-    except OSError:  # the disk cannot read it
-        return False
+        while size := stream.readinto(buffer):
+            state.update(buffer[:size])
+    finally:
+        stream.close()
+    return Digest.from_hasher(digest.algorithm, state) == digest

@@ -6,10 +6,23 @@ The queries are written once, in `storage.sql_metadata`, `storage.sql_people` an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """Text with U+FFFD for what a database does not take: NUL and halves of surrogate pairs. People type what they like as their name."""
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 class Topic(Enum):
@@ -35,7 +48,7 @@ class Cursor(Protocol):
 
 
 class Connection(Protocol):
-    """One transaction's connection."""
+    """One transaction's connection. The outcome of a statement is read before the next one is executed."""
 
     def execute(self, query: str, parameters: Sequence[object] = ..., /) -> Cursor: ...
     def executemany(self, query: str, rows: Sequence[Sequence[object]], /) -> object: ...
@@ -48,14 +61,14 @@ class Database(Protocol):
     no kept manifest. One that cannot be known cheaply is always odd.
 
     ``clock`` is the SQL for the database's own time, in seconds of the Unix clock: leases are taken and ended by one clock.
-
-    ``for_update`` and ``for_share`` end a ``SELECT`` whose rows nobody else may change until the transaction ends; empty where there is
-    one writer at a time.
+    ``for_share`` and ``for_update`` end a select of rows that are to stay, or to be changed, until the transaction ends; empty where one
+    writes at a time. ``settled`` goes on with the WHERE of a select from the outbox: only events that no earlier one can follow any more.
     """
 
     clock: str
-    for_update: str
     for_share: str
+    for_update: str
+    settled: str
 
     @property
     def generation(self) -> Counter: ...
@@ -75,7 +88,50 @@ class Database(Protocol):
         ...
 
     def transaction(self, changes: Topic | None = None) -> AbstractContextManager[Connection]:
-        """A write, durable when it returns. ``changes``: None for a write that changes no answer that anybody keeps. StoreFull."""
+        """A write, durable when it returns. ``changes``: None for a write that changes no answer that anybody keeps.
+
+        StoreFull, DatabaseUnavailable. What writes goes through `retry`: where several write at once, one may have to give way.
+        """
+        ...
+
+    def retry(self, write: Callable[[], T], is_repeatable: bool) -> T:
+        """Call ``write``, which is one transaction, until it is through; DatabaseUnavailable.
+
+        Where it is not known whether it was made, only what is repeatable is made again.
+        """
+        ...
+
+    def damages(self) -> list[str]:
+        """What the database finds wrong with its own files, where it can be asked."""
         ...
 
     def close(self) -> None: ...
+
+
+class OnDatabase(Protocol):
+    """A face of a database."""
+
+    database: Database
+
+
+F = TypeVar("F", bound=OnDatabase)
+
+
+def retried(method: Callable[Concatenate[F, P], T]) -> Callable[Concatenate[F, P], T]:
+    """A write that is made again where it is certain that nothing of it was made."""
+
+    @functools.wraps(method)
+    def write(self: F, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.database.retry(lambda: method(self, *args, **kwargs), False)
+
+    return write
+
+
+def repeatable(method: Callable[Concatenate[F, P], T]) -> Callable[Concatenate[F, P], T]:
+    """As `retried`, also where that is not certain: made twice it leaves the same facts, and the second time gives the same answer."""
+
+    @functools.wraps(method)
+    def write(self: F, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.database.retry(lambda: method(self, *args, **kwargs), True)
+
+    return write

@@ -56,3 +56,31 @@ class StoreTooNew(StorageError):
 
 class StoreUnusable(StorageError):
     """The root cannot be used: not a directory, no permission, another layout. The message says what to do."""
+
+
+class DatabaseUnavailable(StorageError):
+    """The database that the facts are in did not answer, or not in time.
+
+    ``cause`` in the words of whoever failed, for a log; ``seconds`` that it was tried for; ``is_undone``: nothing was changed, for certain.
+    """
+
+    def __init__(self, cause: str, seconds: float, is_undone: bool = True) -> None:
+        self.cause, self.seconds, self.is_undone = cause, seconds, is_undone
+        done = "nothing was changed" if is_undone else "whether the change was made is not known"
+        super().__init__(
+            f"the registry's database did not answer, tried for {seconds:.1f} s; {done}. Try again in a moment; "
+            "if it stays so, the registry's log says what is wrong with the database"
+        )
+
+
+class StoreUnavailable(StorageError):
+    """A service that bytes are kept in did not do what it was asked for. ``remedy``: what a person can do about it.
+
+    ``code`` is the service's own word, or what happened on the way to it. Where none answered ``status`` is 0 and ``request_id`` empty.
+    """
+
+    def __init__(self, operation: str, bucket: str, code: str, status: int, request_id: str, remedy: str) -> None:
+        self.operation, self.bucket, self.code, self.status = operation, bucket, code, status
+        self.request_id, self.remedy = request_id, remedy
+        answered = f" (HTTP {status}, request {request_id or 'unknown'})" if status else ""
+        super().__init__(f"{operation} in the bucket {bucket} failed: {code}{answered}. {remedy}")

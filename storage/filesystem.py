@@ -11,9 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from storage.errors import BlobNotFound, DigestMismatch, StoreFull, UploadBusy, 
 from storage.hashing import HashStates
 from storage.paths import BLOB_MODE, PRIVATE_MODE, make_directory, prepare, prepare_blobs, sync_directory
 from storage.publishing import Guard
+from storage.uploads import UPLOAD_ID, is_upload_of, new_upload_id
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write. From 128 KiB on ext4 takes page cache in blocks that a virtual machine's free page reporting may have given back to
@@ -37,7 +36,6 @@ FLOOR_SHARE = 0.05
 """The free space that is kept by default: the smaller of 1 GiB and a twentieth of the filesystem."""
 READ_SIZE = 1024 * 1024
 
-_UPLOAD_ID = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\Z")
 _SYNC_FILE_RANGE_WRITE = 2
 
 
@@ -198,7 +196,7 @@ class FilesystemBlobStore:
     def start(self, scope: str) -> FileUpload:
         """Make an empty file under a new id; StoreFull."""
         self.check_space()
-        upload_id = f"{uuid.uuid4().hex}-{_scope_tag(scope)}"
+        upload_id = new_upload_id(scope)
         path = self.paths.uploads / upload_id
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
@@ -285,7 +283,7 @@ class FilesystemBlobStore:
         limit = time.time() - older_than
         with os.scandir(self.paths.uploads) as entries:
             for entry in entries:
-                if not _UPLOAD_ID.match(entry.name):
+                if not UPLOAD_ID.match(entry.name):
                     continue
                 try:
                     if entry.stat(follow_symlinks=False).st_mtime > limit:
@@ -362,7 +360,7 @@ class FilesystemBlobStore:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
     def _upload_path(self, scope: str, upload_id: str) -> Path:
-        if not _UPLOAD_ID.match(upload_id) or not upload_id.endswith(_scope_tag(scope)):
+        if not is_upload_of(scope, upload_id):
             raise UploadNotFound(upload_id[:100])
         return self.paths.uploads / upload_id
 
@@ -379,11 +377,6 @@ def digest_file(fd: int, algorithm: str, pace: Callable[[int], None] | None = No
         if pace is not None:
             pace(size)
     return Digest.from_hasher(algorithm, state)
-
-
-def _scope_tag(scope: str) -> str:
-    """What binds an upload's id to its repository, so that no other can go on with it, without any state."""
-    return hashlib.sha256(scope.encode()).hexdigest()[:16]
 
 
 def _load_sync_file_range() -> ctypes._NamedFuncPointer | None:

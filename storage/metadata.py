@@ -1,7 +1,7 @@
 """What the registry knows: repositories, links, tags, manifests, referrers, and the outbox of events. One truth, in SQL.
 
 Every write is one transaction that is durable when the method returns. Every look-up is a point query or one page of an index,
-whatever the store holds. Two databases implement this protocol's parts: `storage.sql_metadata` now, PostgreSQL next.
+whatever the store holds. `storage.sql_metadata` is both protocols on whatever `storage.database.Database` there is.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class HeldBlob(NamedTuple):
 
 
 class Facts(Protocol):
-    """The look-ups. Each is a few microseconds on SQLite: they run on the event loop."""
+    """The look-ups. Each is a few microseconds on SQLite, a round trip on PostgreSQL: they run on the event loop. DatabaseUnavailable."""
 
     def find_manifest(self, repository: str, reference: Digest | str) -> StoredManifest | None:
         """A repository's manifest by digest or by tag (a str)."""
@@ -85,12 +85,15 @@ class Facts(Protocol):
         ...
 
     def generation(self) -> int:
-        """A number that grows with every write by any process. Odd while a write is under way: what is read then must not be kept."""
+        """A number that grows with every write by any process. Odd while a write is under way: what is read then must not be kept.
+
+        Always odd where it could not be known without asking.
+        """
         ...
 
 
 class Changes(Protocol):
-    """The writes. Blocking, durable, and each one event in the outbox.
+    """The writes. Blocking, durable, and each one event in the outbox. DatabaseUnavailable, StoreFull.
 
     With an actor, each is also one record of the audit trail, in the same transaction: push, mount or delete of ``REPO@DIGEST`` or
     ``REPO:TAG``. A write that finds nothing to do leaves neither.

@@ -1,4 +1,4 @@
-"""Bring a database to a version of the schema: ``python -m storage.migrate DATABASE [VERSION]``.
+"""Bring a database to a version of the schema: ``python -m storage.migrate URL-or-path [VERSION]``.
 
 A program of its own, which `storage.sqlite` runs when the version is not the newest: Alembic and SQLAlchemy would cost every server 25 MB
 and most of a second.
@@ -12,22 +12,16 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 
-def migrate(database: Path, version: str = "head") -> None:
-    """Upgrade or downgrade to a version, all of it or nothing. Whoever calls holds the root's lock."""
-    engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
+def migrate(database: Path | str, version: str = "head") -> None:
+    """Upgrade or downgrade to a version, all of it or nothing.
 
-    @event.listens_for(engine, "connect")
-    def no_implicit_transactions(connection: object, record: object) -> None:
-        connection.isolation_level = None  # type: ignore[attr-defined]
-
-    @event.listens_for(engine, "begin")
-    def begin_at_once(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+    ``database``: a file of SQLite, whose root's lock is held by whoever calls, or the URL of a PostgreSQL database, which is locked here.
+    """
+    engine = _sqlite(database) if isinstance(database, Path) else _postgres(database)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -39,5 +33,35 @@ def migrate(database: Path, version: str = "head") -> None:
         run(config, version)
 
 
+def _sqlite(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def no_implicit_transactions(connection: object, record: object) -> None:
+        connection.isolation_level = None  # type: ignore[attr-defined]
+
+    @event.listens_for(engine, "begin")
+    def begin_at_once(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgres(url: str) -> Engine:
+    import psycopg
+
+    from storage.postgres import SCHEMA_LOCK
+    from storage.postgres_sessions import connection_settings
+
+    settings = connection_settings(url)  # by libpq, as the servers read it
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**settings), poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def alone(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})")
+
+    return engine
+
+
 if __name__ == "__main__":
-    migrate(Path(sys.argv[1]), *sys.argv[2:3])
+    migrate(sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1]), *sys.argv[2:3])

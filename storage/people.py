@@ -159,12 +159,18 @@ class PeopleFacts(Protocol):
     def setting(self, name: str) -> str | None: ...
 
     def people_generation(self) -> int:
-        """A number that changes with each write that may change an answer of the others, by any process. A fraction of a microsecond."""
+        """A number that changes with each write that may change an answer of the others, by any process. A fraction of a microsecond.
+
+        Odd while it is not known: what is read then must not be kept.
+        """
         ...
 
 
 class PeopleChanges(Protocol):
-    """The writes that an administrator makes. Blocking, durable, audited in the same transaction, seen at once by every process."""
+    """The writes that an administrator makes. Blocking, durable, audited in the same transaction.
+
+    Seen at once by every process of a root, by the servers that share a PostgreSQL database within two seconds.
+    """
 
     def add_account(
         self, account: str, kind: Kind, by: Actor, *, is_admin: bool = False, expires_at: float | None = None

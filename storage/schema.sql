@@ -38,6 +38,13 @@ CREATE TABLE blobs (
     CONSTRAINT uq_blobs_digest UNIQUE (digest)
 );
 
+CREATE TABLE counters (
+    name TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    CONSTRAINT pk_counters PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
 CREATE TABLE groups (
     id INTEGER NOT NULL,
     name TEXT NOT NULL,
@@ -86,6 +93,14 @@ CREATE TABLE settings (
     name TEXT NOT NULL,
     value TEXT NOT NULL,
     CONSTRAINT pk_settings PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE signing_keys (
+    number BIGINT NOT NULL,
+    created_at FLOAT NOT NULL,
+    pem TEXT NOT NULL,
+    CONSTRAINT pk_signing_keys PRIMARY KEY (number)
 )
  WITHOUT ROWID;
 

@@ -120,7 +120,7 @@ class Scrub:
         except BlobNotFound:
             return
         damaged = self._state.damaged
-        if not is_good and (aside := set_aside(self._store, digest)) is not None:
+        if not is_good and (aside := set_aside(self._store, digest)):
             damaged += 1
             logger.error(
                 "blob %s is damaged: its bytes have another digest and are now %s; look after the disk, and push an image that has the "

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from storage.database import Connection, Database
+from storage.database import Connection, Database, repeatable, retried, storable
 from storage.people import Actor, AuditRecord
 
 DETAIL_MAX = 1000
@@ -21,8 +21,15 @@ _TRIM = "DELETE FROM audit WHERE sequence IN (SELECT sequence FROM audit WHERE a
 
 def record_change(connection: Connection, kind: str, by: Actor, subject: str, detail: str) -> int:
     """Add the record of a change to the transaction that is under way; its sequence."""
-    row = (time.time(), kind, by.who, by.address, by.request_id, subject, True, detail[:DETAIL_MAX])
+    row = _row(AuditRecord(0, time.time(), kind, by.who, by.address, by.request_id, subject, True, detail))
     return int(connection.execute(f"{_ADD} RETURNING sequence", row).fetchone()[0])
+
+
+def _row(record: AuditRecord) -> tuple[object, ...]:
+    """What is stored of a record: all of its words, in letters that can be."""
+    words = (record.kind, record.who, record.address, record.request_id, record.subject, record.detail[:DETAIL_MAX])
+    kind, who, address, request_id, subject, detail = (storable(word) for word in words)
+    return (record.at, kind, who, address, request_id, subject, record.is_success, detail)
 
 
 def _list_query(columns: Iterable[str]) -> str:
@@ -44,25 +51,13 @@ class SQLAudit:
     def __init__(self, database: Database) -> None:
         self.database = database
 
+    @retried
     def add_records(self, records: Sequence[AuditRecord]) -> None:
         """One transaction, that no generation tells of."""
         if not records:
             return
-        rows = [
-            (
-                record.at,
-                record.kind,
-                record.who,
-                record.address,
-                record.request_id,
-                record.subject,
-                record.is_success,
-                record.detail[:DETAIL_MAX],
-            )
-            for record in records
-        ]
         with self.database.transaction() as connection:
-            connection.executemany(_ADD, rows)
+            connection.executemany(_ADD, [_row(record) for record in records])
 
     def find_records(
         self, *, since: float = 0.0, who: str | None = None, kind: str | None = None, after: int = 0, limit: int = 1000
@@ -85,9 +80,13 @@ class SQLAudit:
         total = 0
         while True:
             began = time.monotonic()
-            with self.database.transaction() as connection:
-                gone = connection.execute(_TRIM, (before, TRIM_BATCH)).rowcount
+            gone = self._trim(before)
             total += gone
             if gone < TRIM_BATCH:
                 return total
             time.sleep(time.monotonic() - began)
+
+    @repeatable
+    def _trim(self, before: float) -> int:
+        with self.database.transaction() as connection:
+            return connection.execute(_TRIM, (before, TRIM_BATCH)).rowcount

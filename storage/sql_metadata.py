@@ -1,4 +1,15 @@
-"""Metadata in SQL: the queries. The database under them is `storage.sqlite`."""
+"""Metadata in SQL: the queries. The database under them is `storage.sqlite` or `storage.postgres`.
+
+On SQLite one writes at a time. On PostgreSQL many do, each statement sees what was committed before it, and this keeps them right:
+
+- Who adds to a repository takes its row FOR KEY SHARE, which adders can at once and no remover can meanwhile.
+- Who removes from one takes its row FOR UPDATE first, and looks with a later statement, which sees all that the adders before it left.
+- A row that repositories share (a manifest, a blob) is taken FOR UPDATE before the statement that looks whether anybody still holds it. An
+  adder that selects it FOR KEY SHARE waits for that; one that does not is stopped by the foreign key, and made again.
+- Rows are taken in one order: the repository, then the manifest or blob, then tags by their names.
+
+`storage.database.retried` makes the write again that met another in spite of that.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +21,7 @@ from contextlib import AbstractContextManager
 from oci.descriptor import Descriptor
 from oci.digest import Digest
 from oci.manifest import Manifest
-from storage.database import Connection, Database, Topic
+from storage.database import Connection, Database, Topic, repeatable, retried
 from storage.metadata import Event, HeldBlob, Page, ReferrersPage, StoredManifest
 from storage.people import Actor
 from storage.sql_audit import record_change
@@ -19,32 +30,35 @@ OUTBOX_KEPT = 100_000
 OUTBOX_TRIM = 1000
 """Events that are kept, and after how many new ones the oldest are dropped."""
 
+# The row of a link is found by its whole key, also where PostgreSQL expects few links of a repository, or of a manifest, and finds many: so
+# both halves of the key are known before, and "+ 0" keeps it from looking for the repository's half alone.
 _FIND_BY_TAG = """
-SELECT m.digest, h.media_type, m.body, h.pushed_at FROM repositories r
-JOIN tags t ON t.repository_id = r.id JOIN manifests m ON m.id = t.manifest_id
-JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = t.manifest_id
-WHERE r.name = ? AND t.name = ?"""
+SELECT m.digest, h.media_type, m.body, h.pushed_at FROM tags t JOIN manifests m ON m.id = t.manifest_id
+JOIN repository_manifests h ON h.repository_id = t.repository_id + 0 AND h.manifest_id = t.manifest_id
+WHERE t.repository_id = (SELECT id FROM repositories WHERE name = ?) AND t.name = ?"""
 _FIND_BY_DIGEST = """
-SELECT m.digest, h.media_type, m.body, h.pushed_at FROM repositories r JOIN manifests m
-JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id
-WHERE r.name = ? AND m.digest = ?"""
+SELECT m.digest, h.media_type, m.body, h.pushed_at FROM repository_manifests h JOIN manifests m ON m.id = h.manifest_id
+WHERE h.repository_id = (SELECT id FROM repositories WHERE name = ?) AND h.manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
 _FIND_BLOB = """
-SELECT b.size FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
-WHERE r.name = ? AND b.digest = ?"""
-_FIND_LINK = _FIND_BLOB.replace("b.size", "b.size, l.linked_at")
+SELECT b.size, b.id FROM repository_blobs l JOIN blobs b ON b.id = l.blob_id
+WHERE l.repository_id = (SELECT id FROM repositories WHERE name = ?) AND l.blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
+_FIND_LINK = _FIND_BLOB.replace("b.size, b.id", "b.size, l.linked_at")
 _TOUCH_BLOB = """
-UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)
-AND blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
+UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL
+WHERE repository_id = ? AND blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
 _TOUCH_MANIFEST = """
-UPDATE repository_manifests SET pushed_at = ?, doomed_at = NULL WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)
-AND manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
+UPDATE repository_manifests SET pushed_at = ?, doomed_at = NULL
+WHERE repository_id = ? AND manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
+_FIND_BLOB_ANYWHERE = (
+    "SELECT b.size, b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id WHERE b.digest = ? LIMIT 1"
+)
+_FIND_REPOSITORY = "SELECT id FROM repositories WHERE name = ?"
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _LIST_REFERRERS = """
-SELECT h.media_type, m.digest, m.size, m.artifact_type, m.annotations FROM repositories r
-JOIN referrers f ON f.repository_id = r.id JOIN manifests m ON m.id = f.manifest_id
-JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = f.manifest_id
-WHERE r.name = ? AND f.subject = ? AND f.digest > ? ORDER BY f.digest LIMIT ?"""
+SELECT h.media_type, m.digest, m.size, m.artifact_type, m.annotations FROM referrers f JOIN manifests m ON m.id = f.manifest_id
+JOIN repository_manifests h ON h.repository_id = f.repository_id + 0 AND h.manifest_id = f.manifest_id
+WHERE f.repository_id = (SELECT id FROM repositories WHERE name = ?) AND f.subject = ? AND f.digest > ? ORDER BY f.digest LIMIT ?"""
 _LIST_REFERRERS_OF_TYPE = _LIST_REFERRERS.replace("f.subject = ?", "f.subject = ? AND f.artifact_type = ?")
 
 
@@ -78,7 +92,7 @@ class SQLMetadata:
 
     def list_tags(self, repository: str, limit: int, after: str) -> Page | None:
         """One range of the primary key."""
-        row = self.database.row("SELECT id FROM repositories WHERE name = ?", (repository,))
+        row = self.database.row(_FIND_REPOSITORY, (repository,))
         if row is None:
             return None
         return self._page(_LIST_TAGS, (row[0], after), limit)
@@ -107,7 +121,8 @@ class SQLMetadata:
     def events(self, after: int, limit: int) -> list[Event]:
         """At most ``limit`` events of the outbox above sequence ``after``."""
         rows = self.database.rows(
-            "SELECT sequence, at, kind, repository, subject, detail FROM outbox WHERE sequence > ? ORDER BY sequence LIMIT ?",
+            "SELECT sequence, at, kind, repository, subject, detail FROM outbox"  # nosec B608: words of the database's own
+            f" WHERE sequence > ?{self.database.settled} ORDER BY sequence LIMIT ?",
             (after, limit),
         )
         return [
@@ -117,54 +132,57 @@ class SQLMetadata:
 
     # -- changes
 
+    @repeatable
     def link_blob(self, repository: str, digest: Digest, size: int, by: Actor | None = None) -> None:
         """Blob, link, event and record, in one transaction."""
         with self._transaction() as connection:
             now = time.time()
+            repository_id = self._repository(connection, repository, now)
             blob_id = connection.execute(
                 "INSERT INTO blobs (digest, size, created_at, published_at) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, published_at = excluded.published_at RETURNING id",
                 (str(digest), size, now, now),
             ).fetchone()[0]
-            self._link(connection, repository, blob_id, now)
+            self._link(connection, repository_id, blob_id, now)
             self._note(connection, by, "blob.push", repository, str(digest), {})
 
+    @repeatable
     def mount_blob(self, repository: str, digest: Digest, source: str | None, by: Actor | None = None) -> int | None:
         """Link what another repository holds; its size."""
-        query = "SELECT b.id, b.size FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id"
+        query = _FIND_BLOB_ANYWHERE if source is None else _FIND_BLOB
+        named = () if source is None else (source,)
         with self._transaction() as connection:
-            if source is None:
-                row = connection.execute(f"{query} WHERE b.digest = ? LIMIT 1", (str(digest),)).fetchone()
-            else:
-                row = connection.execute(
-                    f"{query} JOIN repositories r ON r.id = l.repository_id WHERE b.digest = ? AND r.name = ?",
-                    (str(digest), source),
-                ).fetchone()
+            row = connection.execute(query, (*named, str(digest))).fetchone()
             if row is None:
                 return None
-            self._link(connection, repository, row[0], time.time())
+            now = time.time()
+            self._link(connection, self._repository(connection, repository, now), row[1], now)
             words = "" if source is None else f" from {source}"
             self._note(connection, by, "blob.mount", repository, str(digest), {}, words)
-            return int(row[1])
+            return int(row[0])
 
+    @repeatable
     def touch(self, repository: str, digest: Digest, *, is_manifest: bool = False) -> bool:
         """One row, that no generation tells of."""
         query = _TOUCH_MANIFEST if is_manifest else _TOUCH_BLOB
         with self.database.transaction() as connection:
-            return connection.execute(query, (time.time(), repository, str(digest))).rowcount > 0
+            row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_share}", (repository,)).fetchone()
+            return row is not None and connection.execute(query, (time.time(), row[0], str(digest))).rowcount > 0
 
+    @retried
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
         """Drop the link."""
         with self._transaction() as connection:
+            repository_id = self._shrinking_repository(connection, repository)
             gone = connection.execute(
-                "DELETE FROM repository_blobs WHERE repository_id = (SELECT id FROM repositories WHERE name = ?)"
-                " AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
-                (repository, str(digest)),
+                "DELETE FROM repository_blobs WHERE repository_id = ? AND blob_id = (SELECT id FROM blobs WHERE digest = ?)",
+                (repository_id, str(digest)),
             ).rowcount
             if gone:
                 self._note(connection, by, "blob.delete", repository, str(digest), {})
             return gone > 0
 
+    @repeatable
     def put_manifest(self, repository: str, manifest: Manifest, tags: Sequence[str], by: Actor | None = None) -> None:
         """Manifest, references, referrer, link, tags, event and record, in one transaction."""
         digest, now = str(manifest.digest), time.time()
@@ -186,25 +204,28 @@ class SQLMetadata:
             connection.executemany(
                 "INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at",
-                [(repository_id, tag, manifest_id, now) for tag in tags],
+                [(repository_id, tag, manifest_id, now) for tag in sorted(tags)],
             )
             detail = {"media_type": manifest.media_type, "tags": " ".join(tags)}
             self._note(connection, by, "manifest.push", repository, digest, detail, _with_tags(tags))
 
+    @retried
     def delete_manifest(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:
         """Drop the link, its tags and its place among the referrers; the manifest itself when no repository holds it any more."""
         with self._transaction() as connection:
+            repository_id = self._shrinking_repository(connection, repository)
             row = connection.execute(
-                "SELECT h.repository_id, h.manifest_id FROM repositories r JOIN manifests m"
-                " JOIN repository_manifests h ON h.repository_id = r.id AND h.manifest_id = m.id"
-                " WHERE r.name = ? AND m.digest = ?",
-                (repository, str(digest)),
+                "SELECT h.repository_id, h.manifest_id FROM manifests m"  # nosec B608: as above
+                " JOIN repository_manifests h ON h.manifest_id = m.id"
+                f" WHERE m.digest = ? AND h.repository_id = ?{self.database.for_update}",
+                (str(digest), repository_id),
             ).fetchone()
             if row is None:
                 return False
             self.drop_manifest(connection, repository, str(digest), row, by)
             return True
 
+    @retried
     def delete_tag(self, repository: str, tag: str, by: Actor | None = None) -> bool:
         """Drop the tag."""
         with self._transaction() as connection:
@@ -235,27 +256,35 @@ class SQLMetadata:
     def _transaction(self) -> AbstractContextManager[Connection]:
         return self.database.transaction(Topic.METADATA)
 
-    @staticmethod
-    def _repository(connection: Connection, name: str, now: float) -> int:
-        row = connection.execute("SELECT id FROM repositories WHERE name = ?", (name,)).fetchone()
+    def _repository(self, connection: Connection, name: str, now: float) -> int:
+        """The repository to add to, made where it is not there. Who makes it at the same time is waited for, and has made it."""
+        row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_share}", (name,)).fetchone()
         if row is None:
             row = connection.execute(
-                "INSERT INTO repositories (name, created_at) VALUES (?, ?) RETURNING id", (name, now)
+                "INSERT INTO repositories (name, created_at) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id",
+                (name, now),
             ).fetchone()
         return int(row[0])
 
-    def _link(self, connection: Connection, repository: str, blob_id: int, now: float) -> None:
+    def _shrinking_repository(self, connection: Connection, name: str) -> int | None:
+        """The repository to remove from, None where there is none: whoever adds to it now waits, or is waited for."""
+        row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_update}", (name,)).fetchone()
+        return None if row is None else int(row[0])
+
+    @staticmethod
+    def _link(connection: Connection, repository_id: int, blob_id: int, now: float) -> None:
         connection.execute(
             "INSERT INTO repository_blobs (repository_id, blob_id, linked_at) VALUES (?, ?, ?)"
             " ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = excluded.linked_at, doomed_at = NULL",
-            (self._repository(connection, repository, now), blob_id, now),
+            (repository_id, blob_id, now),
         )
 
-    @staticmethod
-    def _keep_manifest(connection: Connection, manifest: Manifest) -> int:
+    def _keep_manifest(self, connection: Connection, manifest: Manifest) -> int:
         """The manifest's row, with its references where it is new. Damaged bytes are replaced: a push heals."""
         digest = str(manifest.digest)
-        row = connection.execute("SELECT id, body FROM manifests WHERE digest = ?", (digest,)).fetchone()
+        query = f"SELECT id, body FROM manifests WHERE digest = ?{self.database.for_share}"  # nosec B608: as above
+        row = connection.execute(query, (digest,)).fetchone()
         if row is not None:
             if row[1] != manifest.raw:
                 connection.execute(
@@ -265,7 +294,8 @@ class SQLMetadata:
         annotations = json.dumps(dict(manifest.annotations))
         manifest_id = int(
             connection.execute(
-                "INSERT INTO manifests (digest, artifact_type, annotations, size, body) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO manifests (digest, artifact_type, annotations, size, body) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, body = excluded.body RETURNING id",
                 (digest, manifest.referrer_type, annotations, len(manifest.raw), manifest.raw),
             ).fetchone()[0]
         )

@@ -1,4 +1,7 @@
-"""People in SQL: accounts, groups, rules, credentials and settings. The database under them is `storage.sqlite`.
+"""People in SQL: accounts, groups, rules, credentials and settings. The database under them is `storage.sqlite` or `storage.postgres`.
+
+Changes run one at a time, of whatever process (`storage.database.Topic.PEOPLE`). A credential is added beside them, as log-ins are many: so
+it takes the row of its account, as do they, and that row always first.
 
 An account's epoch is the sequence of the audit record of the change that raised it: such a number is never used twice, over all accounts,
 so that a name may come back and its old tokens may not.
@@ -13,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from storage.database import Connection, Topic
+from storage.database import Connection, Topic, repeatable, retried
 from storage.people import (
     EVERYONE,
     Account,
@@ -71,7 +74,7 @@ class SQLPeople(SQLAudit):
 
     def rules_of(self, subjects: Sequence[str]) -> Sequence[Rule]:
         """A range of the primary key for each subject."""
-        return [_rule(row) for row in self.database.rows(_rules_query(len(subjects)), subjects)]
+        return [_rule(row) for row in self.database.rows(_rules_query(len(subjects)), subjects)] if subjects else []
 
     def find_credential(self, secret_hash: str) -> Credential | None:
         """One row by the hash."""
@@ -121,6 +124,7 @@ class SQLPeople(SQLAudit):
 
     # -- changes of accounts
 
+    @retried
     def add_account(
         self, account: str, kind: Kind, by: Actor, *, is_admin: bool = False, expires_at: float | None = None
     ) -> Account:
@@ -136,12 +140,13 @@ class SQLPeople(SQLAudit):
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (account, kind.value, is_admin, False, epoch, time.time(), expires_at),
             )
-            return _need_account(connection, account)
+            return self._need_account(connection, account)
 
+    @repeatable
     def set_password(self, name: str, password_hash: str, by: Actor) -> None:
         """Hash, epoch, refresh credentials and record. A robot has no password: PeopleUnknown."""
         with self._changes() as connection:
-            account = _need_account(connection, name, f"{Kind.USER.value}:{name}")
+            account = self._need_account(connection, name, f"{Kind.USER.value}:{name}")
             if account.kind is not Kind.USER:
                 raise PeopleUnknown(f"{Kind.USER.value}:{name}")
             dropped = connection.execute(_DROP_REFRESH, (account.id,)).rowcount
@@ -150,12 +155,13 @@ class SQLPeople(SQLAudit):
                 "UPDATE accounts SET password_hash = ?, epoch = ? WHERE id = ?", (password_hash, epoch, account.id)
             )
 
+    @repeatable
     def set_account(
         self, name: str, by: Actor, *, is_admin: bool | None = None, is_disabled: bool | None = None
     ) -> Account:
         """What is so already is no change, and leaves epoch and trail as they are."""
         with self._changes() as connection:
-            account = _need_account(connection, name)
+            account = self._need_account(connection, name)
             words = []
             if is_admin is not None and is_admin != account.is_admin:
                 words.append("made an admin" if is_admin else "no admin any more")
@@ -170,12 +176,13 @@ class SQLPeople(SQLAudit):
                 " WHERE id = ?",
                 (is_admin, is_disabled, epoch, account.id),
             )
-            return _need_account(connection, name)
+            return self._need_account(connection, name)
 
+    @retried
     def remove_account(self, name: str, by: Actor) -> None:
         """All rows that are the account's, and a record that counts them."""
         with self._changes() as connection:
-            account = _need_account(connection, name)
+            account = self._need_account(connection, name)
             credentials = connection.execute("DELETE FROM credentials WHERE account_id = ?", (account.id,)).rowcount
             groups = connection.execute("DELETE FROM memberships WHERE account_id = ?", (account.id,)).rowcount
             rules = connection.execute("DELETE FROM rules WHERE subject = ?", (name,)).rowcount
@@ -185,6 +192,7 @@ class SQLPeople(SQLAudit):
 
     # -- changes of groups
 
+    @retried
     def add_group(self, name: str, by: Actor) -> None:
         """Row and record. PeopleExist."""
         with self._changes() as connection:
@@ -193,6 +201,7 @@ class SQLPeople(SQLAudit):
             connection.execute("INSERT INTO groups (name) VALUES (?)", (name,))
             record_change(connection, "group", by, f"{_GROUP}{name}", "added")
 
+    @retried
     def remove_group(self, name: str, by: Actor) -> None:
         """The group with its memberships and rules, and a record that counts them. PeopleUnknown."""
         with self._changes() as connection:
@@ -203,10 +212,11 @@ class SQLPeople(SQLAudit):
             words = f"removed, with members: {members}, rules: {rules}"
             record_change(connection, "group", by, f"{_GROUP}{name}", words)
 
+    @repeatable
     def set_member(self, group: str, account: str, is_member: bool, by: Actor) -> None:
         """Row and record, none where it is so already. PeopleUnknown for either."""
         with self._changes() as connection:
-            key = (_need_account(connection, account).id, _need_group(connection, group))
+            key = (self._need_account(connection, account).id, _need_group(connection, group))
             if is_member:
                 query = "INSERT INTO memberships (account_id, group_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
             else:
@@ -218,10 +228,11 @@ class SQLPeople(SQLAudit):
 
     # -- changes of rules and settings
 
+    @retried
     def put_rule(self, rule: Rule, by: Actor, *, before: Sequence[str] | None = None) -> bool:
         """Row and record, none where it is so already."""
         with self._changes() as connection:
-            _need_subject(connection, rule.subject)
+            self._need_subject(connection, rule.subject)
             key, actions = (rule.subject, rule.pattern, rule.effect.value), ",".join(rule.actions)
             where = "WHERE subject = ? AND pattern = ? AND effect = ?"
             row = connection.execute(f"SELECT actions FROM rules {where}", key).fetchone()  # nosec B608
@@ -242,6 +253,7 @@ class SQLPeople(SQLAudit):
             record_change(connection, "grant", by, f"grant {rule.pattern}", words)
             return True
 
+    @repeatable
     def set_setting(self, name: str, value: str | None, by: Actor) -> None:
         """Row and record, none where it is so already."""
         with self._changes() as connection:
@@ -260,27 +272,21 @@ class SQLPeople(SQLAudit):
 
     # -- changes of credentials
 
+    @retried
     def add_credential(
         self, credential: Credential, secret_hash: str, by: Actor, *, epoch: int | None = None
     ) -> Credential:
         """Row and record; the oldest refresh credentials beyond `REFRESH_KEPT` go without one, as if their time had ended."""
         with self.database.transaction() as connection:
-            account = _need_account(connection, credential.account)
+            account = self._need_account(connection, credential.account)
             if epoch is not None and epoch != account.epoch:
                 raise PeopleUnknown(f"account:{account.name}")
+            purpose, limits = credential.purpose.value, json.dumps(credential.limits)
+            times = (credential.created_at, credential.expires_at, credential.used_at)
             number = connection.execute(
                 "INSERT INTO credentials (account_id, purpose, name, secret_hash, created_at, expires_at, used_at, limits)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (
-                    account.id,
-                    credential.purpose.value,
-                    credential.name,
-                    secret_hash,
-                    credential.created_at,
-                    credential.expires_at,
-                    credential.used_at,
-                    json.dumps(credential.limits),
-                ),
+                (account.id, purpose, credential.name, secret_hash, *times, limits),
             ).fetchone()[0]
             added = replace(credential, id=number)
             connection.execute(
@@ -293,19 +299,20 @@ class SQLPeople(SQLAudit):
             record_change(connection, "credential", by, _subject(account), words)
             return added
 
+    @retried
     def remove_credential(self, account: str, credential_id: int, by: Actor) -> bool:
         """Row and record, none where the account has no such credential."""
         with self._changes() as connection:
-            row = connection.execute(
-                f"{_CREDENTIAL} WHERE c.id = ? AND a.name = ?", (credential_id, account)
-            ).fetchone()
-            if row is None:
+            holder = self._account_to_change(connection, account)
+            query = f"{_CREDENTIAL} WHERE c.id = ? AND a.name = ?"
+            row = connection.execute(query, (credential_id, account)).fetchone()
+            if holder is None or row is None:
                 return False
             connection.execute("DELETE FROM credentials WHERE id = ?", (credential_id,))
-            subject = _subject(_need_account(connection, account))
-            record_change(connection, "credential", by, subject, f"removed {_described(_credential(row))}")
+            record_change(connection, "credential", by, _subject(holder), f"removed {_described(_credential(row))}")
             return True
 
+    @repeatable
     def note_use(self, credential_id: int, at: float) -> None:
         """One row, that no generation tells of. An older time than the one that is kept changes nothing."""
         with self.database.transaction() as connection:
@@ -314,8 +321,28 @@ class SQLPeople(SQLAudit):
                 (at, credential_id, at),
             )
 
+    # -- in a transaction
+
     def _changes(self) -> AbstractContextManager[Connection]:
         return self.database.transaction(Topic.PEOPLE)
+
+    def _account_to_change(self, connection: Connection, name: str) -> Account | None:
+        """An account whose row nobody else changes, and that no credential is added to, until the transaction ends."""
+        row = connection.execute(f"{_FIND_ACCOUNT}{self.database.for_update}", (name,)).fetchone()
+        return None if row is None else _account(row)
+
+    def _need_account(self, connection: Connection, name: str, what: str | None = None) -> Account:
+        account = self._account_to_change(connection, name)
+        if account is None:
+            raise PeopleUnknown(what or f"account:{name}")
+        return account
+
+    def _need_subject(self, connection: Connection, subject: str) -> None:
+        """That somebody bears the subject of a rule; PeopleUnknown."""
+        if subject.startswith(_GROUP):
+            _need_group(connection, subject.removeprefix(_GROUP))
+        elif subject != EVERYONE:
+            self._need_account(connection, subject)
 
 
 # -- rows and values
@@ -342,13 +369,6 @@ def _rules_query(subjects: int) -> str:
     return f"{_RULE} WHERE subject IN ({', '.join('?' * subjects)}) ORDER BY subject, pattern, effect"
 
 
-def _need_account(connection: Connection, name: str, what: str | None = None) -> Account:
-    row = connection.execute(_FIND_ACCOUNT, (name,)).fetchone()
-    if row is None:
-        raise PeopleUnknown(what or f"account:{name}")
-    return _account(row)
-
-
 def _group_id(connection: Connection, name: str) -> int | None:
     row = connection.execute("SELECT id FROM groups WHERE name = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
@@ -359,14 +379,6 @@ def _need_group(connection: Connection, name: str) -> int:
     if group_id is None:
         raise PeopleUnknown(f"{_GROUP}{name}")
     return group_id
-
-
-def _need_subject(connection: Connection, subject: str) -> None:
-    """That somebody bears the subject of a rule; PeopleUnknown."""
-    if subject.startswith(_GROUP):
-        _need_group(connection, subject.removeprefix(_GROUP))
-    elif subject != EVERYONE:
-        _need_account(connection, subject)
 
 
 # -- words for the trail

@@ -16,20 +16,20 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.database import Topic
-from storage.errors import StoreFull, StoreTooNew, StoreUnusable
+from storage.errors import StoreFull, StoreUnusable
 from storage.generation import Generation
 from storage.paths import PRIVATE_MODE, Paths, prepare
+from storage.versions import VERSIONS, too_new
 
 logger = logging.getLogger("portside.storage")
+T = TypeVar("T")
 
-VERSIONS = ("0001", "0002", "0003")
-"""Every version of the schema that this Portside knows, the newest last."""
 FIXED_WAL = (3, 51, 3)
 """The SQLite that lost no commits any more (its WAL-reset bug is in 3.7.0 to 3.51.2)."""
 BATCH = 1000
@@ -38,11 +38,13 @@ ROOM_TO_OPEN = 256 * 1024
 
 
 class SQLiteDatabase:
-    """A `storage.database.Database` in a file below a root."""
+    """A `storage.database.Database` in a file below a root.
+
+    ``found``: the version that it had when it was opened, "" for the base of the chain, None for one that was made.
+    """
 
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
-    for_update = ""
-    for_share = ""
+    for_share = for_update = settled = ""
 
     def __init__(self, root: Path) -> None:
         """Open a root, making or migrating its database. StoreUnusable, StoreTooNew."""
@@ -148,6 +150,10 @@ class SQLiteDatabase:
                 if counter is not None:
                     counter.end()
 
+    def retry(self, write: Callable[[], T], is_repeatable: bool) -> T:
+        """Once: whoever writes, writes alone, and what was not made will not be made the second time either."""
+        return write()
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """The lock, and even counters: nobody else is writing, so one that is odd was left by a writer that died."""
@@ -191,7 +197,7 @@ class SQLiteDatabase:
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         """Make a new database from ``schema.sql``, or migrate an old one."""
-        version = _version(connection)
+        self.found = version = _version(connection)
         if version == VERSIONS[-1]:
             return
         if version is None:
@@ -203,10 +209,7 @@ class SQLiteDatabase:
             )
             return
         if version and version not in VERSIONS:
-            raise StoreTooNew(
-                f"the metadata in {self.paths.metadata} are of version {version}, this Portside knows up to {VERSIONS[-1]}: "
-                "start a newer Portside, or restore the backup from before the upgrade"
-            )
+            raise too_new(f"the metadata in {self.paths.metadata}", version)
         done = subprocess.run(
             [sys.executable, "-m", "storage.migrate", str(self.paths.metadata)],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -14,6 +14,9 @@ also when the process is killed: the next `resume` finds it, and reads it once w
 
 from __future__ import annotations
 
+import hashlib
+import re
+import uuid
 from typing import Protocol
 
 from oci.digest import Digest
@@ -65,3 +68,21 @@ def append(upload: Upload, data: bytes | bytearray | memoryview) -> None:
     """Write and hash in the calling thread."""
     upload.write(data)
     upload.hash(data)
+
+
+UPLOAD_ID = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\Z")
+
+
+def new_upload_id(scope: str) -> str:
+    """An id for an upload of a scope, which no other has."""
+    return f"{uuid.uuid4().hex}-{_scope_tag(scope)}"
+
+
+def is_upload_of(scope: str, upload_id: str) -> bool:
+    """Whether a text has the form of an id that was given out to the scope."""
+    return UPLOAD_ID.match(upload_id) is not None and upload_id.endswith(_scope_tag(scope))
+
+
+def _scope_tag(scope: str) -> str:
+    """What binds an upload's id to its repository, so that no other can go on with it, without any state."""
+    return hashlib.sha256(scope.encode()).hexdigest()[:16]

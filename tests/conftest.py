@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import servers
+from tests.postgres import Postgres, postgres
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores ctrl-c, and so would every program that the tests start and interrupt (man 7 signal, execve).
@@ -33,3 +34,16 @@ def containers() -> Iterator[servers.Containers]:
     """The surroundings of podman, buildah and skopeo."""
     with servers.containers() as surroundings:
         yield surroundings
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL of our own."""
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres) -> str:
+    """The URL of a fresh database with Portside's tables."""
+    return postgres_server.database()

@@ -92,7 +92,7 @@ def answers(address: str) -> bool:
         connection.close()
 
 
-def _spawn(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def spawn(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a server that gets SIGTERM when the tests are killed: their ``finally`` does not run then.
 
     The kernel asks for the thread that started it (prctl(2), PR_SET_PDEATHSIG): start servers from threads that outlive them.
@@ -108,7 +108,7 @@ def _spawn(command: list[str], log: Path, environment: Mapping[str, str] | None 
         )
 
 
-def _await_start(server: Server, is_up: Callable[[], bool]) -> None:
+def await_start(server: Server, is_up: Callable[[], bool]) -> None:
     def is_up_or_dead() -> bool:
         return server.process.poll() is not None or is_up()
 
@@ -136,8 +136,8 @@ def start_portside(
     """
     address = f"{host}:{port or free_port()}"
     command = [*inside, str(tool("portside")), "serve", "--root", str(root), "--listen", address, *options]
-    server = Server(address, _spawn(command, log), log, root)
-    _await_start(server, lambda: is_up(address))
+    server = Server(address, spawn(command, log), log, root)
+    await_start(server, lambda: is_up(address))
     return server
 
 
@@ -184,8 +184,8 @@ def distribution(root: Path, *settings: str) -> Iterator[Server]:
         )
         log = Path(scratch) / "log"
         command = [str(tool("registry")), "serve", str(config)]
-        server = Server(address, _spawn(command, log, {"OTEL_TRACES_EXPORTER": "none"}), log, root)
-        _await_start(server, lambda: answers(address))
+        server = Server(address, spawn(command, log, {"OTEL_TRACES_EXPORTER": "none"}), log, root)
+        await_start(server, lambda: answers(address))
         try:
             yield server
         finally:
@@ -232,9 +232,9 @@ def dockerd(*options: str, inside: Sequence[str] = ()) -> Iterator[Docker]:
     command += [f"--pidfile={directory / 'pid'}", "--config-file", str(directory / "daemon.json")]
     (directory / "daemon.json").write_text("{}")
     environment = {"DOCKER_RAMDISK": "true"}  # its root may be one that pivot_root does not like
-    server = Server("", _spawn([*command, *options], log, environment), log, directory)
+    server = Server("", spawn([*command, *options], log, environment), log, directory)
     try:
-        _await_start(server, lambda: docker.socket.exists() and _pings(docker.socket))
+        await_start(server, lambda: docker.socket.exists() and _pings(docker.socket))
         yield docker
     finally:
         if server.process.poll() is None:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from auth.foreign import ForeignIssuer
+from auth.key_files import KeyFiles
 from auth.keys import KeyRing
 from auth.tokens import Access, InvalidToken, TokenIssuer, TokenVerifier
 from tests.auth.forging import forge, key_set, public_jwk
@@ -67,7 +68,7 @@ class Hub:
 
 def make_hub(root: Path) -> Hub:
     """One with a key, which trusts a foreign issuer whose keys are in a file."""
-    keys = KeyRing(root / "auth/keys", 300)
+    keys = KeyRing(KeyFiles(root / "auth/keys"), 300)
     stranger = ec.generate_private_key(ec.SECP256R1())
     published = root / "jwks.json"
     published.write_bytes(key_set(public_jwk(stranger, "theirs")))

@@ -15,6 +15,7 @@ from auth.administration import NO_ACCOUNTS, Administration
 from auth.desk import AdministrationError, Conflict, Invalid, NotFound
 from auth.gate import ACCOUNTS_SETTING
 from auth.holders import TOKENS_MAX
+from auth.key_files import KeyFiles
 from auth.keys import KeyRing
 from auth.names import secret_hash
 from auth.rights import PERSONAL_SETTING
@@ -48,7 +49,7 @@ def keys(tmp_path: Path) -> Iterator[Callable[[], KeyRing]]:
 
     def ring() -> KeyRing:
         if not made:
-            made.append(KeyRing(tmp_path / "auth" / "keys", 300.0))
+            made.append(KeyRing(KeyFiles(tmp_path / "auth" / "keys"), 300.0))
         return made[0]
 
     yield ring

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 import auth.foreign
 from auth.foreign import KEPT, PAUSE_AFTER_FAILURE, PAUSE_AFTER_SUCCESS, ForeignIssuer, InvalidIssuer
 from auth.jwks import KEY_SET_MAX
+from auth.key_files import KeyFiles
 from auth.keys import KeyRing
 from auth.tokens import InvalidToken, KeyUnknown, TokenVerifier, VerifiedToken
 from tests.auth.forging import PrivateKey, forge, key_set, public_jwk
@@ -56,7 +57,7 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> KeyRing:
-    return KeyRing(tmp_path_factory.mktemp("hub") / "auth/keys", 300)
+    return KeyRing(KeyFiles(tmp_path_factory.mktemp("hub") / "auth/keys"), 300)
 
 
 def token(key: PrivateKey, kid: str, algorithm: str = "ES256", said: str | None = None, **header: Any) -> str:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from auth.key_files import KeyFiles
 from auth.keys import RETIREMENT_MARGIN, KeyRing, KeysUnusable
 from auth.tokens import InvalidToken, TokenIssuer, TokenVerifier
 from storage.generation import Generation
@@ -38,12 +39,13 @@ HOME = Path(__file__).parents[2]
 PEER = """
 import sys, time
 from pathlib import Path
+from auth.key_files import KeyFiles
 from auth.keys import KeyRing
 from auth.tokens import InvalidToken, TokenIssuer, TokenVerifier
 
 print("imported", flush=True)
 sys.stdin.readline()
-ring = KeyRing(Path(sys.argv[1]), 300)
+ring = KeyRing(KeyFiles(Path(sys.argv[1])), 300)
 issuer, verifier = TokenIssuer(ring, "hub"), TokenVerifier(ring, "hub", "hub")
 print(ring.signing().kid, flush=True)
 for line in sys.stdin:
@@ -145,7 +147,7 @@ def put(path: Path, data: bytes, bits: int = 0o600) -> Path:
 def test_a_key_is_made_with_modes_of_its_own(directory: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        ring = KeyRing(directory, LIFETIME)
+        ring = KeyRing(KeyFiles(directory), LIFETIME)
     finally:
         os.umask(before)
     [path] = files(directory)
@@ -160,7 +162,7 @@ def test_a_key_is_made_with_modes_of_its_own(directory: Path, umask: int) -> Non
 
 
 def test_a_key_is_known_by_its_thumbprint_and_published_without_its_secret(directory: Path) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     key = load_pem_private_key(files(directory)[0].read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     point = key.public_key().public_numbers()
@@ -182,7 +184,7 @@ def test_a_key_is_known_by_its_thumbprint_and_published_without_its_secret(direc
 
 
 def test_a_second_ring_reads_the_key_of_the_first(directory: Path) -> None:
-    first, second = KeyRing(directory, LIFETIME), KeyRing(directory, LIFETIME)
+    first, second = KeyRing(KeyFiles(directory), LIFETIME), KeyRing(KeyFiles(directory), LIFETIME)
     assert first.signing().kid == second.signing().kid
     assert len(files(directory)) == 1
     first.close()
@@ -191,22 +193,22 @@ def test_a_second_ring_reads_the_key_of_the_first(directory: Path) -> None:
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o620, 0o644, 0o601])
 def test_a_key_file_that_others_can_use_is_refused(directory: Path, bits: int) -> None:
-    KeyRing(directory, LIFETIME)
+    KeyRing(KeyFiles(directory), LIFETIME)
     [path] = files(directory)
     path.chmod(bits)
     with pytest.raises(KeysUnusable, match=f"chmod 600 {path}") as caught:
-        KeyRing(directory, LIFETIME)
-    assert caught.value.path == path
+        KeyRing(KeyFiles(directory), LIFETIME)
+    assert caught.value.place == path
     path.chmod(0o600)
-    KeyRing(directory, LIFETIME)
+    KeyRing(KeyFiles(directory), LIFETIME)
 
 
 @pytest.mark.parametrize("bits", [0o770, 0o702])
 def test_a_directory_that_others_can_write_to_is_refused(directory: Path, bits: int) -> None:
-    KeyRing(directory, LIFETIME)
+    KeyRing(KeyFiles(directory), LIFETIME)
     directory.chmod(bits)
     with pytest.raises(KeysUnusable, match=f"chmod 700 {directory}"):
-        KeyRing(directory, LIFETIME)
+        KeyRing(KeyFiles(directory), LIFETIME)
 
 
 @pytest.mark.parametrize(
@@ -222,10 +224,10 @@ def test_a_directory_that_others_can_write_to_is_refused(directory: Path, bits: 
     ids=["empty", "broken", "large", "P-384", "RSA", "encrypted"],
 )
 def test_a_file_that_is_no_key_is_named_and_not_quoted(directory: Path, content: bytes) -> None:
-    KeyRing(directory, LIFETIME)
+    KeyRing(KeyFiles(directory), LIFETIME)
     put(directory / "000002-1760000000.pem", content)
     with pytest.raises(KeysUnusable, match=r"000002-1760000000\.pem: this is no unencrypted P-256") as caught:
-        KeyRing(directory, LIFETIME)
+        KeyRing(KeyFiles(directory), LIFETIME)
     assert "c2VjcmV0" not in str(caught.value)
 
 
@@ -233,13 +235,13 @@ def test_a_file_in_the_place_of_the_directory(directory: Path) -> None:
     directory.parent.mkdir()
     directory.write_bytes(b"")
     with pytest.raises(KeysUnusable, match="file in the place of a directory"):
-        KeyRing(directory, LIFETIME)
+        KeyRing(KeyFiles(directory), LIFETIME)
 
 
 def test_what_a_crash_left_unfinished_is_removed_and_never_signs(directory: Path) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     left = put(directory / "000002-1760000000.new", pem(ec.generate_private_key(ec.SECP256R1())))
-    kid = KeyRing(directory, LIFETIME).signing().kid
+    kid = KeyRing(KeyFiles(directory), LIFETIME).signing().kid
     assert kid == ring.signing().kid
     ring.rotate()
     assert not left.exists()
@@ -247,11 +249,11 @@ def test_what_a_crash_left_unfinished_is_removed_and_never_signs(directory: Path
 
 
 def test_other_files_are_left_alone(directory: Path) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     for name in ("000009-1.pem.bak", "9-1.pem", "README", "-1.pem", "000009-x.pem"):
         put(directory / name, b"not a key", 0o644)
     kid = ring.rotate()
-    assert KeyRing(directory, LIFETIME).signing().kid == kid
+    assert KeyRing(KeyFiles(directory), LIFETIME).signing().kid == kid
     assert (directory / "README").exists()
 
 
@@ -297,7 +299,7 @@ def test_rotations_at_once_make_one_key_each(directory: Path) -> None:
 
 
 def test_what_one_process_signs_by_a_new_key_another_verifies_at_once(directory: Path) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     issuer, verifier = TokenIssuer(ring, "hub"), TokenVerifier(ring, "hub", "hub")
     with peers(directory, 1) as [peer]:
         kept = []
@@ -317,7 +319,7 @@ def test_what_one_process_signs_by_a_new_key_another_verifies_at_once(directory:
 
 
 def test_a_rotation_by_another_process_is_followed(directory: Path) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     before = ring.signing().kid
     with peers(directory, 1) as [peer]:
         kid = peer.ask("rotate")
@@ -331,14 +333,14 @@ def test_a_rotation_by_another_process_is_followed(directory: Path) -> None:
 
 def test_an_old_key_verifies_until_its_last_token_has_expired(directory: Path) -> None:
     clock = Clock(1_000_000.0)
-    ring = KeyRing(directory, LIFETIME, clock=clock)
+    ring = KeyRing(KeyFiles(directory), LIFETIME, clock=clock)
     issuer, verifier = TokenIssuer(ring, "hub", LIFETIME), TokenVerifier(ring, "hub", "hub")
     first = ring.signing().kid
     clock.now += 5_000_000
     last = issuer.issue(subject="a", audience="hub", access=[], epoch=0, credential=None, now=clock.now).text
     second = ring.rotate()
     clock.now += LIFETIME + 59
-    assert KeyRing(directory, LIFETIME, clock=clock).find(first) is not None
+    assert KeyRing(KeyFiles(directory), LIFETIME, clock=clock).find(first) is not None
     assert verifier.verify(last, clock.now).subject == "a"
 
     clock.now = 6_000_000.0 + LIFETIME + RETIREMENT_MARGIN
@@ -349,19 +351,19 @@ def test_an_old_key_verifies_until_its_last_token_has_expired(directory: Path) -
         verifier.verify(last, clock.now - RETIREMENT_MARGIN)
     # the one that signs never retires
     clock.now += 1e9
-    assert KeyRing(directory, LIFETIME, clock=clock).signing().kid == second
+    assert KeyRing(KeyFiles(directory), LIFETIME, clock=clock).signing().kid == second
 
 
 def test_each_key_of_many_retires_by_the_one_that_followed_it(directory: Path) -> None:
     clock = Clock(1000.0)
-    ring = KeyRing(directory, LIFETIME, clock=clock)
+    ring = KeyRing(KeyFiles(directory), LIFETIME, clock=clock)
     kids = [ring.signing().kid]
     for _ in range(3):
         clock.now += 200
         kids.append(ring.rotate())
     # superseded at 1200, 1400, 1600: the first two are over
     clock.now = 1400 + LIFETIME + RETIREMENT_MARGIN
-    other = KeyRing(directory, LIFETIME, clock=clock)
+    other = KeyRing(KeyFiles(directory), LIFETIME, clock=clock)
     assert [kid for kid in kids if other.find(kid) is not None] == kids[2:]
     assert len(files(directory)) == 2
 
@@ -374,14 +376,14 @@ def test_each_key_of_many_retires_by_the_one_that_followed_it(directory: Path) -
     ["", "x", "../keys/000001-{created}.pem", "{path}", "000001-{created}", "\0", "é" * 10, "/etc/passwd", "a" * 10**6],
 )
 def test_a_kid_is_compared_and_nothing_else(directory: Path, kid: str) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     [path] = files(directory)
     assert ring.find(kid.replace("{path}", str(path)).replace("{created}", path.stem[7:])) is None
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_unknown_kids_touch_no_disk(directory: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     touched: list[str] = []
     if is_broken:  # somebody made a key, and then it cannot be read
         put(directory / "000002-1760000000.pem", b"")
@@ -405,9 +407,9 @@ def test_unknown_kids_touch_no_disk(directory: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_keys_put_and_taken_away_by_hand_are_seen(directory: Path, tmp_path: Path) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     first = ring.signing().kid
-    other = KeyRing(tmp_path / "other", LIFETIME)
+    other = KeyRing(KeyFiles(tmp_path / "other"), LIFETIME)
     put(directory / f"000002-{int(time.time())}.pem", files(tmp_path / "other")[0].read_bytes())
     wait_until(lambda: ring.signing().kid == other.signing().kid, "the new file is seen", 10)
     files(directory)[-1].unlink()
@@ -419,7 +421,7 @@ def test_keys_put_and_taken_away_by_hand_are_seen(directory: Path, tmp_path: Pat
 
 
 def test_a_key_is_made_where_all_were_taken_away(directory: Path) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     files(directory)[0].unlink()
     kid = ring.rotate()
     assert ring.signing().kid == kid
@@ -429,7 +431,7 @@ def test_a_key_is_made_where_all_were_taken_away(directory: Path) -> None:
 def test_a_bad_file_beside_a_running_server_is_told_once_and_changes_nothing(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     kid = ring.signing().kid
     exposed = put(directory / f"000002-{int(time.time())}.pem", pem(ec.generate_private_key(ec.SECP256R1())), 0o644)
     wait_until(lambda: (ring.signing(), bool(caplog.records))[1], "the file is complained of", 10)
@@ -443,7 +445,7 @@ def test_a_bad_file_beside_a_running_server_is_told_once_and_changes_nothing(
 
 
 def test_keys_stay_in_use_when_their_directory_is_gone(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ring = KeyRing(directory, LIFETIME)
+    ring = KeyRing(KeyFiles(directory), LIFETIME)
     kid = ring.signing().kid
     shutil.rmtree(directory)
     wait_until(lambda: (ring.signing(), bool(caplog.records))[1], "it is noticed", 10)

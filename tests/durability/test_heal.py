@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from storage.check import check
+from storage.filesystem import FilesystemBlobStore
+from storage.sqlite import SQLiteDatabase
 from tests.images import small, write_layout
 from tests.servers import portside, run
 from tests.tools import tool
@@ -18,6 +20,14 @@ from tests.wire.content import blob, digest_of, push_blob
 def _truncate(path: Path) -> None:
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1])
+
+
+def problems(root: Path) -> list[str]:
+    database = SQLiteDatabase(root)
+    try:
+        return check(FilesystemBlobStore(root, floor=0), database).problems
+    finally:
+        database.close()
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, _truncate], ids=["lost", "cut short"])
@@ -38,7 +48,7 @@ def test_what_the_disk_lost_is_pushed_again(tmp_path: Path, damage: Callable[[Pa
         for repository in ("one", "two", "three"):
             assert wire.request("GET", f"/v2/{repository}/blobs/{digest}").body == data
         assert f"blob {digest} of one is missing or damaged on disk" in server.log.read_text()
-    assert check(tmp_path / "root").problems == []
+    assert problems(tmp_path / "root") == []
 
 
 def test_a_client_heals_by_pushing_the_same_image(tmp_path: Path) -> None:
@@ -49,6 +59,6 @@ def test_a_client_heals_by_pushing_the_same_image(tmp_path: Path) -> None:
         run(push)
         for path in (tmp_path / "root/blobs/sha256").glob("*/*"):
             _truncate(path)
-        assert check(tmp_path / "root").problems
+        assert problems(tmp_path / "root")
         run(push)
-    assert check(tmp_path / "root").problems == []
+    assert problems(tmp_path / "root") == []

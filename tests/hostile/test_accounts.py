@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from auth.key_files import KeyFiles
 from auth.keys import KeyRing
 from auth.tokens import TokenIssuer, TokenVerifier
 from oci.digest import Digest
@@ -97,7 +98,7 @@ def forger(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forger]:
     now = float(int(time.time()))
     for module in (hubs, test_hostile_tokens):
         monkeypatch.setattr(module, "NOW", now)
-    keys = KeyRing(hub.root / "auth/keys", 300)
+    keys = KeyRing(KeyFiles(hub.root / "auth/keys"), 300)
     keys.signing()
     if not hub.people.list_credentials("alice"):
         token(hub.people, "alice")

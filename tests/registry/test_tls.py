@@ -18,7 +18,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from registry import channels, tls
+from registry import channels, relaying
 from registry.channels import Outcome
 from registry.handshakes import Handshakes, TLSConnection
 from registry.log import AccessLog
@@ -332,7 +332,7 @@ def path(tmp_path: Path) -> Path:
 def _send(line: Line, path: Path, offset: int, length: int, senders: Senders) -> None:
     body = FileBody(FileReader(os.open(path, os.O_RDONLY)), offset, length)
     try:
-        asyncio.run(line.channel.send_file(HEAD, body, senders))
+        asyncio.run(line.channel.send(HEAD, body, senders))
     finally:
         body.reader.close()
 
@@ -371,12 +371,12 @@ def test_a_client_that_reads_nothing_holds_no_thread(line: Line, path: Path) -> 
 
     async def send() -> None:
         body = FileBody(FileReader(os.open(path, os.O_RDONLY)), 0, SIZE)
-        sending = asyncio.create_task(line.channel.send_file(HEAD, body, senders))
+        sending = asyncio.create_task(line.channel.send(HEAD, body, senders))
         idle = 0
         while idle < 20:  # it parks again and again while the kernel still finds room
             await asyncio.sleep(0.02)
             assert not sending.done()
-            idle = 0 if senders.encrypting.borrowed_tokens else idle + 1
+            idle = 0 if senders.relaying.borrowed_tokens else idle + 1
         reader.may_begin.set()
         await sending
         body.reader.close()
@@ -389,17 +389,17 @@ def test_a_client_that_reads_nothing_holds_no_thread(line: Line, path: Path) -> 
 
 def test_downloads_take_turns(issued: Authority, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are fewer threads than downloads, a short one need not wait for a long one's end."""
-    monkeypatch.setattr(tls, "TURN", 64 * 1024)
+    monkeypatch.setattr(relaying, "TURN", 64 * 1024)
     lines = [Line(Pair(issued)) for _ in range(2)]
     senders = Senders()
-    senders.encrypting.total_tokens = 1
+    senders.relaying.total_tokens = 1
     lengths = [SIZE, 100_000]
     readers = [Reader(line, len(HEAD) + length) for line, length in zip(lines, lengths, strict=True)]
     done: list[int] = []
 
     async def send(number: int) -> None:
         body = FileBody(FileReader(os.open(path, os.O_RDONLY)), 0, lengths[number])
-        await lines[number].channel.send_file(HEAD, body, senders)
+        await lines[number].channel.send(HEAD, body, senders)
         body.reader.close()
         done.append(number)
 
@@ -429,7 +429,7 @@ def test_a_file_that_ends_early_is_said_so(line: Line, path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_said_so(line: Line, tmp_path: Path) -> None:
     body = FileBody(FileReader(os.open(tmp_path, os.O_RDONLY)), 0, SIZE)
     with pytest.raises(SendFailed, match="cannot be read: Is a directory"):
-        asyncio.run(line.channel.send_file(HEAD, body, Senders()))
+        asyncio.run(line.channel.send(HEAD, body, Senders()))
     body.reader.close()
 
 

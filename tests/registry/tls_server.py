@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from cli.hub import wire
+from cli.place import Place
 from registry.log import AccessLog, configure
 from registry.server import serve
-from storage.sql_metadata import SQLMetadata
 from storage.sqlite import SQLiteDatabase
 
 
@@ -45,15 +45,15 @@ class Files:
 def main(root: str, port: str, chain: str, key: str, *options: str) -> None:
     configure(sys.stderr, False)
     maximum = ssl.TLSVersion.TLSv1_2 if "--tls1.2" in options else ssl.TLSVersion.MAXIMUM_SUPPORTED
-    metadata = SQLMetadata(SQLiteDatabase(Path(root)))
-    hub = wire(Path(root), metadata, floor=0, scheme="https")
+    database = SQLiteDatabase(Path(root))
+    hub = wire(Place(Path(root)), database, floor=0, scheme="https")
     listener = socket.create_server(("127.0.0.1", int(port)), backlog=4096)
     log = AccessLog(sys.stderr, False)
     try:
         serve(hub.registry, hub, [listener], log, 5.0, Files(Path(chain), Path(key), maximum))
     finally:
         hub.close()
-        metadata.close()
+        database.close()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import email.utils
+import gc
 import json
+import socket
 import threading
 import time
 
@@ -241,6 +243,22 @@ def test_a_cut_chunked_body_is_no_end() -> None:
     answer = Answer(200, [("Transfer-Encoding", "chunked")], b"5\r\nab", cut=5)
     with Faulty(lambda request: answer) as server, client(server) as registry, pytest.raises(Interrupted):
         read(registry)
+
+
+@pytest.mark.parametrize("headers", [[("Connection", "close")], []], ids=["the last answer", "one of many"])
+def test_a_cut_answer_leaves_no_socket_behind(headers: list[tuple[str, str]]) -> None:
+    def sockets() -> set[int]:
+        return {one.fileno() for one in gc.get_objects() if isinstance(one, socket.SocketType) and one.fileno() >= 0}
+
+    with Faulty(lambda request: Answer(200, headers, b"abcde", cut=2)) as server, client(server) as registry:
+        before = sockets()
+        response = registry.request("GET", "x")
+        ours = sockets() - before
+        with pytest.raises(Interrupted) as caught:
+            response.read(100, "it")
+        response.close()
+        assert not ours & sockets()
+    assert caught.value.__traceback__ is not None, "it holds what the frames held, as it does for a caller"
 
 
 @pytest.mark.parametrize(

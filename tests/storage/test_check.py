@@ -43,7 +43,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 def test_a_healthy_store(hub: Hub) -> None:
     seen: list[tuple[int, int]] = []
-    report = check(hub.root, progress=lambda blobs, size: seen.append((blobs, size)))
+    report = check(hub.store, hub.metadata.database, progress=lambda blobs, size: seen.append((blobs, size)))
     assert report.problems == report.repaired == []
     assert (report.blobs, report.manifests, report.tags, report.sparse, report.unreferenced) == (151, 1, 2, 0, 0)
     assert seen[-1] == (151, report.bytes)
@@ -52,7 +52,7 @@ def test_a_healthy_store(hub: Hub) -> None:
 def test_what_may_be_is_counted_and_no_problem(hub: Hub) -> None:
     push(hub.store, b"left by a crash between the rename and the commit")
     hub.metadata.put_manifest("app", manifest("sparse", **subject_of(manifest("never pushed"))), [])
-    report = check(hub.root)
+    report = check(hub.store, hub.metadata.database)
     assert report.problems == []
     assert (report.unreferenced, report.sparse) == (1, 1)
 
@@ -65,7 +65,7 @@ def check_while(hub: Hub, digest: Digest, act: Callable[[], object]) -> Report:
         if blobs == at:
             act()
 
-    return check(hub.root, repair=True, progress=progress)
+    return check(hub.store, hub.metadata.database, repair=True, progress=progress)
 
 
 def damage(hub: Hub, digest: Digest) -> None:
@@ -95,19 +95,19 @@ def test_a_damaged_blob_is_found_moved_aside_and_healed(hub: Hub) -> None:
     path = hub.store.paths.blob(digest)
     path.chmod(0o600)
     path.write_bytes(b"8")
-    (problem,) = check(hub.root).problems
+    (problem,) = check(hub.store, hub.metadata.database).problems
     assert str(digest) in problem
     assert "--repair" in problem
-    report = check(hub.root, repair=True)
+    report = check(hub.store, hub.metadata.database, repair=True)
     assert str(digest) in report.repaired[0]
     assert f"blob {digest} is missing; app had it" in report.problems[0]
     hub.push("other", b"7")
-    assert check(hub.root).problems == []
+    assert check(hub.store, hub.metadata.database).problems == []
 
 
 def test_a_missing_blob_is_found(hub: Hub) -> None:
     hub.store.paths.blob(Digest.of(b"9")).unlink()
-    (problem,) = check(hub.root).problems
+    (problem,) = check(hub.store, hub.metadata.database).problems
     assert f"{Digest.of(b'9')} is missing" in problem
 
 
@@ -115,7 +115,7 @@ def test_a_truncated_blob_is_found(hub: Hub) -> None:
     path = hub.store.paths.blob(Digest.of(b"100"))
     path.chmod(0o600)
     path.write_bytes(b"")
-    assert "damaged" in check(hub.root).problems[0]
+    assert "damaged" in check(hub.store, hub.metadata.database).problems[0]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_wrong_facts_are_found(hub: Hub, statement: str, problem: str) -> None:
     connection.execute(statement)
     connection.commit()
     connection.close()
-    report = check(hub.root)
+    report = check(hub.store, hub.metadata.database)
     assert len(report.problems) == 1
     assert problem in report.problems[0]
 

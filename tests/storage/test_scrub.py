@@ -54,7 +54,7 @@ def test_a_round(storage: Storage) -> None:
     assert scrubbed(storage.metadata.database) == Scrubbed()
     assert scrub(storage) == Scrubbed(last_ended=1e9, last_blobs=120)
     assert os.listdir(storage.store.paths.quarantine) == []
-    assert check(storage.store.paths.root).scrubbed.last_blobs == 120
+    assert check(storage.store, storage.metadata.database).scrubbed.last_blobs == 120
 
 
 def test_a_damaged_blob_is_set_aside_told_and_healed_by_a_push(

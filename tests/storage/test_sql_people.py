@@ -11,7 +11,7 @@ import pytest
 from oci.digest import Digest
 from storage import sql_audit, sql_people
 from storage.database import Database
-from storage.people import Kind, PeopleExist, PeopleUnknown, Purpose
+from storage.people import Actor, Kind, PeopleExist, PeopleUnknown, Purpose
 from storage.sql_metadata import SQLMetadata
 from storage.sql_people import SQLPeople
 from storage.sqlite import SQLiteDatabase
@@ -239,3 +239,14 @@ def test_an_account_that_is_not_there_leaves_its_name_to_no_rule(people: SQLPeop
     people.add_account("bob", Kind.ROBOT, ROOT)
     assert people.rules_of(["bob"]) == []
     assert found(people, "bob").kind is Kind.ROBOT
+
+
+@pytest.mark.parametrize("odd", ["bob\0", "\ud800bob"])
+def test_whatever_was_typed_as_a_name_is_recorded(people: SQLPeople, odd: str) -> None:
+    by = Actor(odd, odd, odd)
+    people.add_records([record(1.0, who=odd, detail=odd)])
+    people.add_group("dev", by)
+    kept = odd.translate(dict.fromkeys((0, 0xD800), "\ufffd"))
+    records = people.find_records()
+    assert [(item.who, item.address, item.request_id) for item in records[1:]] == [(kept, kept, kept)]
+    assert (records[0].who, records[0].detail) == (kept, kept)

@@ -21,6 +21,7 @@ from storage.schema import sqlite_script
 from storage.sql_metadata import SQLMetadata
 from storage.sql_people import SQLPeople
 from storage.sqlite import SQLiteDatabase
+from storage.versions import VERSIONS
 from tests.storage.metadata_conformance import A, manifest
 
 PEOPLE = {"accounts", "groups", "memberships", "rules", "credentials", "settings", "audit"}
@@ -227,11 +228,11 @@ def test_tables_migrations_and_script_are_the_same_schema(tmp_path: Path) -> Non
 def test_migrations_go_up_and_down(tmp_path: Path) -> None:
     path = tmp_path / "m.db"
     steps = []
-    for version in module.VERSIONS:
+    for version in VERSIONS:
         migrate(path, version)
         steps.append(schema_of(path))
     assert steps[0].keys() < steps[1].keys()
-    migrate(path, module.VERSIONS[0])
+    migrate(path, VERSIONS[0])
     assert schema_of(path) == steps[0]
     migrate(path, "base")
     assert schema_of(path) == {}
@@ -266,7 +267,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     path = Paths(tmp_path).metadata
     before = schema_of(path)
     execute(path, "UPDATE alembic_version SET version_num = '0000'")
-    monkeypatch.setattr(module, "VERSIONS", ("0000", *module.VERSIONS))
+    monkeypatch.setattr(module, "VERSIONS", ("0000", *VERSIONS))
     with pytest.raises(StoreUnusable, match="nothing was changed"):  # Alembic itself does not know 0000
         SQLiteDatabase(tmp_path)
     assert schema_of(path) == before

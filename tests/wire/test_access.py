@@ -98,6 +98,7 @@ def push(wire: Connection, repository: str, headers: dict[str, str]) -> None:
 def challenge(answer: Answer) -> dict[str, str]:
     assert answer.status == 401, answer
     assert answer.error == "UNAUTHORIZED"
+    assert answer.header("docker-distribution-api-version") == "registry/2.0", "Docker 20.10 counts on it"
     value = answer.header("www-authenticate")
     assert value is not None
     assert value.startswith("Bearer ")

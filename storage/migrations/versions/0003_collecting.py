@@ -8,23 +8,25 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
-    op.add_column("blobs", sa.Column("place", sa.Text))
+    op.add_column("blobs", sa.Column("place", _text))
     op.add_column("blobs", sa.Column("published_at", sa.Float, nullable=False, server_default="0"))
     op.execute("UPDATE blobs SET published_at = created_at")
     op.add_column("repository_blobs", sa.Column("doomed_at", sa.Float))
     op.add_column("repository_manifests", sa.Column("doomed_at", sa.Float))
     op.create_table(
         "uploads",
-        sa.Column("id", sa.Text, nullable=False),
-        sa.Column("scope", sa.Text, nullable=False),
-        sa.Column("place", sa.Text, nullable=False),
-        sa.Column("multipart", sa.Text, nullable=False),
-        sa.Column("parts", sa.Text, nullable=False),
+        sa.Column("id", _text, nullable=False),
+        sa.Column("scope", _text, nullable=False),
+        sa.Column("place", _text, nullable=False),
+        sa.Column("multipart", _text, nullable=False),
+        sa.Column("parts", _text, nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column("hash_state", sa.LargeBinary),
-        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("holder", _text, nullable=False),
         sa.Column("held_until", sa.Float, nullable=False),
         sa.Column("touched_at", sa.Float, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_uploads"),
@@ -33,7 +35,7 @@ def upgrade() -> None:
     op.create_index("ix_uploads_touched", "uploads", ["touched_at"])
     op.create_table(
         "trash",
-        sa.Column("place", sa.Text, nullable=False),
+        sa.Column("place", _text, nullable=False),
         sa.Column("since", sa.Float, nullable=False),
         sa.PrimaryKeyConstraint("place", name="pk_trash"),
         sqlite_with_rowid=False,
@@ -41,10 +43,10 @@ def upgrade() -> None:
     op.create_index("ix_trash_since", "trash", ["since"])
     op.create_table(
         "tasks",
-        sa.Column("name", sa.Text, nullable=False),
-        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("name", _text, nullable=False),
+        sa.Column("holder", _text, nullable=False),
         sa.Column("held_until", sa.Float, nullable=False),
-        sa.Column("detail", sa.Text, nullable=False),
+        sa.Column("detail", _text, nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_tasks"),
         sqlite_with_rowid=False,
     )
