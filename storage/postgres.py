@@ -266,8 +266,12 @@ def _opening(sessions: Sessions) -> Iterator[None]:
 
 
 def schema_version(connection: psycopg.Connection[Any]) -> str | None:
-    """The schema's version, "" for the base of the chain, None for an empty database."""
-    if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+    """The schema's version, "" for the base of the chain, None for an empty database.
+
+    The catalogue is read as a table: what ``to_regclass`` knows in a transaction may be from before a lock that was waited for.
+    """
+    there = "SELECT 1 FROM pg_class WHERE relname = 'alembic_version' AND pg_table_is_visible(oid)"
+    if connection.execute(there).fetchone() is None:
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return "" if row is None else str(row[0])

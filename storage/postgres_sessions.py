@@ -41,6 +41,7 @@ SCHEMES = ("postgresql", "postgresql+psycopg", "postgres")
 _DEFAULTS = {
     "connect_timeout": "3",
     "fallback_application_name": "portside",
+    "target_session_attrs": "read-write",  # of several hosts the one that can be written to, also after a failover
     "keepalives_idle": "30",
     "keepalives_interval": "5",
     "keepalives_count": "3",
@@ -74,7 +75,8 @@ class Session:
 class Sessions:
     """The connections of one process to one database. Safe for threads.
 
-    ``where``: the database's name and host, for messages; what else the URL says, the password too, is in none.
+    ``where``: the database's name and host, for messages; what else the URL says, the password too, is in none. A pooler in between has to
+    give each connection a session of its own: it has settings, and statements that were prepared.
     """
 
     def __init__(self, url: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
+import string
 import threading
 import time
 from collections import OrderedDict
@@ -27,17 +27,17 @@ from storage.s3_leases import Leases
 from storage.s3_names import DATA, INDEX, Pointer, S3Location, parse_pointer
 from storage.s3_parts import PartThreads
 from storage.s3_reader import S3Reader
-from storage.s3_uploads import Means, S3Upload, destroy, sweep
+from storage.s3_remains import Means, destroy
+from storage.s3_uploads import S3Upload
 from storage.sql_uploads import SQLUploads
 from storage.uploads import is_upload_of, new_upload_id
-
-logger = logging.getLogger("portside.storage")
 
 PLACES_KEPT = 4096
 PLACES_SECONDS = 5.0
 """Blobs whose places are remembered, and for how long: another server may heal or collect one."""
 POINTER_THREADS = 8
 RESTORED_AT_ONCE = 500
+_PLAIN = set(string.ascii_letters + string.digits + "._-")
 
 
 class Places:
@@ -75,7 +75,7 @@ class S3BlobStore:
     def __init__(self, location: S3Location, database: Database) -> None:
         """StoreUnusable where the bucket is not there or does not let us in."""
         self._bucket = Bucket(location)
-        self._bucket.check()
+        self.check()
         self._facts = SQLUploads(database)
         self._pointers = ThreadPoolExecutor(POINTER_THREADS, thread_name_prefix="s3-pointer")
         self._places = Places(self._look_up)
@@ -119,7 +119,7 @@ class S3BlobStore:
         pointer = self._places.find(digest)
         if pointer is None:
             raise BlobNotFound(digest)
-        plain = "".join(character if character.isalnum() or character in "._-" else "_" for character in filename)
+        plain = "".join(character if character in _PLAIN else "_" for character in filename)
         disposition = f'attachment; filename="{plain}"' if plain else ""
         return self._bucket.url(pointer.data, seconds, content_type, disposition)
 
@@ -148,19 +148,11 @@ class S3BlobStore:
         return S3Upload(self._means, self._facts.add(new_upload_id(scope), scope), since)
 
     def resume(self, scope: str, upload_id: str) -> S3Upload:
-        """Take an upload up; UploadNotFound, UploadBusy, StoreUnavailable."""
+        """Take an upload up; UploadNotFound, UploadBusy."""
         if not is_upload_of(scope, upload_id):
             raise UploadNotFound(upload_id[:100])
         since = time.monotonic()
-        taken = self._facts.take(upload_id)
-        upload = S3Upload(self._means, taken, since)
-        if taken.is_bereft:
-            try:
-                sweep(self._means, taken)
-            except BaseException:
-                upload.close()
-                raise
-        return upload
+        return S3Upload(self._means, self._facts.take(upload_id), since)
 
     def offset(self, scope: str, upload_id: str) -> int:
         """The bytes that are kept, by its row; UploadNotFound."""

@@ -210,6 +210,12 @@ class Bucket:
                 pause = min(2 * pause, PAUSE_MAX)
 
 
+@functools.cache
+def _session() -> botocore.session.Session:
+    """It keeps what it has read of S3's description: a tenth of a second for the first client."""
+    return botocore.session.Session()
+
+
 def _client(location: S3Location) -> Any:
     config = Config(
         signature_version="s3v4",
@@ -221,7 +227,7 @@ def _client(location: S3Location) -> Any:
         read_timeout=READ_TIMEOUT,
         retries={"total_max_attempts": 1},
     )
-    return botocore.session.Session().create_client(
+    return _session().create_client(
         "s3",
         endpoint_url=location.endpoint,
         region_name=location.region,

@@ -21,20 +21,20 @@ import contextlib
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 
 from oci.digest import Digest, Hasher, hasher
 from storage import resumable
 from storage.errors import DigestMismatch, StorageError, UploadBusy, UploadNotFound
 from storage.s3_bucket import Bucket
 from storage.s3_faults import Gone
-from storage.s3_leases import Lease, Leases
-from storage.s3_names import Pointer, data_prefix, new_data, new_tail, tail_prefix
-from storage.s3_parts import PART_MIN, Gathering, PartThreads, Sending
+from storage.s3_leases import Lease
+from storage.s3_names import Pointer, new_data, new_tail
+from storage.s3_parts import PART_MIN, Gathering, Sending
 from storage.s3_reader import S3Stream, read_whole
-from storage.sql_uploads import Progress, SQLUploads, Taken
+from storage.s3_remains import Means, destroy, discard, sweep
+from storage.sql_uploads import Progress, Taken
 
 logger = logging.getLogger("portside.storage")
 
@@ -43,18 +43,6 @@ SAVED_EVERY = 64 * 1024 * 1024
 PASSED_OVER = 32
 """Numbers of parts that are left to one who may be sending still: it stops within its lease, with a few parts on their way."""
 READ_SIZE = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all uploads of a store work with. ``published`` is told of each new blob."""
-
-    bucket: Bucket
-    facts: SQLUploads
-    leases: Leases
-    parts: PartThreads
-    pointers: ThreadPoolExecutor
-    published: Callable[[Digest], None]
 
 
 class S3Upload:
@@ -73,6 +61,7 @@ class S3Upload:
         self._base = self._sending.acknowledged
         self._gathering = Gathering()
         self._is_changed = False
+        self._is_clean = not taken.is_bereft or sweep(means, taken)
         self._is_ended = False
         self._failure: Exception | None = None
         self._hasher = _take_up(taken.progress)
@@ -121,7 +110,11 @@ class S3Upload:
                     self._states[self._hashed] = state
 
     def prepare(self, expected: Digest) -> None:
-        """Nothing: nobody waits for how long a commit takes."""
+        """Compare, where the hash is known: more need not be done before, since nobody waits for a commit. DigestMismatch, UploadBusy."""
+        self._see_that_it_goes_on()
+        actual = self._digest(expected.algorithm)
+        if actual is not None and actual != expected:
+            self._refuse(expected, actual)
 
     def commit(self, expected: Digest) -> int:
         """Have the bytes in their place, compare, publish; the size. DigestMismatch, UploadBusy, StoreUnavailable, StoreFull.
@@ -244,7 +237,7 @@ class S3Upload:
         """Write the row. What it no longer leads to is deleted; so is what was written for it, where another has the upload."""
         before = self._saved
         stale = [before.tail] if before.tail not in ("", progress.tail) else []
-        is_clean = self._failure is None
+        is_clean = self._is_clean and self._failure is None
         try:
             self._means.facts.save(self._taken, progress, release=release, is_clean=is_clean, stale=stale)
         except UploadBusy:
@@ -357,41 +350,6 @@ class S3Upload:
 def _stream(bucket: Bucket, name: str, size: int) -> S3Stream:
     """A whole object; Gone, here or while it is read, where it is not there."""
     return S3Stream(bucket, functools.partial(bucket.get, name), 0, size)
-
-
-def destroy(means: Means, taken: Taken, place: str, multipart: str) -> None:
-    """Drop an upload with all that there is of it. It may be killed at any point.
-
-    Nothing where it is another's by now, or has become a blob: while there is a row, no object of the upload is a blob's.
-    """
-    if not means.facts.renew([(taken.id, taken.holder)])[0]:
-        return
-    if multipart:
-        means.bucket.abort(place, multipart)
-    means.bucket.delete(_objects_of(means, taken.id))
-    means.facts.drop(taken)
-
-
-def sweep(means: Means, taken: Taken) -> None:
-    """Delete what somebody who was killed left of an upload, and its row does not lead to."""
-    known = {taken.progress.place, taken.progress.tail}
-    means.bucket.delete([name for name in _objects_of(means, taken.id) if name not in known])
-
-
-def discard(means: Means, names: list[str]) -> None:
-    """Delete objects that are trash already. What cannot be deleted now stays trash."""
-    if not names:
-        return
-    try:
-        means.bucket.delete(names)
-        means.facts.forget_trash(names)
-    except StorageError as error:
-        logger.info("%d objects stay in the trash for now: %s", len(names), error)
-
-
-def _objects_of(means: Means, upload_id: str) -> list[str]:
-    prefixes = (data_prefix(upload_id), tail_prefix(upload_id))
-    return [found.name for prefix in prefixes for found in means.bucket.list(prefix)]
 
 
 def _take_up(progress: Progress) -> Hasher | None:

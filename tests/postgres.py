@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from storage.postgres import PostgresDatabase
-from tests.servers import run, wait_until
+from tests.servers import ServerError, run, wait_until
 from tests.tools import MissingToolError, tool
 
 PROGRAMS = Path("/usr/lib/postgresql")
@@ -44,7 +44,11 @@ class Postgres:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(self.answers, f"PostgreSQL answers:\n{self.log()}")
+        try:
+            wait_until(self.answers, "PostgreSQL answers")
+        except ServerError as error:
+            error.add_note(self.log())
+            raise
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends it fast, SIGQUIT at once, as a crash would."""
@@ -92,7 +96,7 @@ def postgres() -> Iterator[Postgres]:
             "PostgreSQL is not on this machine: apt-get install postgresql, or let  make test  do it as root"
         )
     path = f"PATH={versions[-1]}:{os.environ['PATH']}"
-    command = [str(tool("setpriv")), "--pdeathsig", "TERM", "env", path]
+    command = [str(tool("setpriv")), "--pdeathsig", "INT", "env", path]
     if os.geteuid() == 0:
         shutil.chown(directory, "postgres", "postgres")
         command[1:1] = ["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]

@@ -18,7 +18,7 @@ from oci.digest import Digest
 from storage import postgres as module
 from storage import postgres_people, postgres_sessions
 from storage.database import Database, Topic
-from storage.errors import DatabaseUnavailable, StoreTooNew, StoreUnusable
+from storage.errors import DatabaseUnavailable, StoreFull, StoreTooNew, StoreUnusable
 from storage.migrate import migrate
 from storage.opening import migrate_database, open_database
 from storage.people import Kind
@@ -238,6 +238,38 @@ def test_a_write_that_met_another_is_made_again_a_bounded_number_of_times(databa
     assert names(database) == []
 
 
+def test_a_connection_lost_before_commit_is_made_up_for(database: PostgresDatabase) -> None:
+    calls = list[int]()
+
+    def write() -> None:
+        with database.transaction() as connection:
+            connection.execute(ADD, ("app",))
+            calls.append(1)
+            if len(calls) == 1:
+                connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    database.retry(write, False)
+    assert (len(calls), names(database)) == (2, ["app"])
+
+
+def test_a_statement_that_takes_too_long_is_ended(postgres_url: str) -> None:
+    database = PostgresDatabase(f"{postgres_url}&options=-c%20statement_timeout%3D100")
+    with pytest.raises(DatabaseUnavailable) as raised:
+        database.row("SELECT pg_sleep(60)", ())
+    assert (raised.value.is_undone, raised.value.seconds < 5) == (True, True)
+    assert "statement timeout" in raised.value.cause
+    with pytest.raises(DatabaseUnavailable), database.transaction() as connection:
+        connection.execute("SELECT pg_sleep(60)")
+    assert database.row("SELECT 1", ()) == (1,)
+    database.close()
+
+
+def test_a_full_disk_is_told_as_such(database: PostgresDatabase) -> None:
+    with pytest.raises(StoreFull), database.transaction() as connection:
+        connection.execute("DO $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$")
+    assert database.row("SELECT 1", ()) == (1,)
+
+
 def test_two_that_block_each_other_are_both_made(database: PostgresDatabase) -> None:
     with database.transaction() as connection:
         connection.executemany(ADD, [("a",), ("b",)])
@@ -452,6 +484,13 @@ def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path
 def test_a_database_that_is_not_there_is_named(postgres_server: Postgres) -> None:
     with pytest.raises(StoreUnusable, match='database "nowhere" does not exist'):
         PostgresDatabase(postgres_server.url("nowhere"))
+
+
+def test_a_server_that_only_reads_is_refused(postgres_server: Postgres, postgres_url: str) -> None:
+    name = postgres_url.rpartition("/portside_")[2].partition("?")[0]
+    postgres_server.execute(f"ALTER DATABASE portside_{name} SET default_transaction_read_only = on")
+    with pytest.raises(StoreUnusable, match=r"is not reached \(.*read-only"):
+        PostgresDatabase(postgres_url)
 
 
 def test_a_database_in_another_encoding_is_refused(postgres_server: Postgres) -> None:

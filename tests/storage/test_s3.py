@@ -110,7 +110,7 @@ def test_sizes_around_those_of_parts(
     assert len(kept("")) == 2, "the data, its pointer, and nothing else"
 
 
-@pytest.mark.parametrize("chunk", [700_000, 3 * MIB, 6 * MIB, 13 * MIB])
+@pytest.mark.parametrize("chunk", [700_000, 3 * MIB, 6 * MIB, 12 * MIB, 13 * MIB])
 @pytest.mark.parametrize("is_hashed", [True, False], ids=["state kept", "state lost"])
 def test_many_small_requests(
     store: S3BlobStore,
@@ -241,8 +241,10 @@ def test_a_reader_goes_on_when_its_object_is_replaced_and_deleted(store: S3BlobS
         reader.stream(0, 10)
 
 
-def test_another_servers_changes_are_seen(store: S3BlobStore, server: Server, prefix: str) -> None:
-    other_database = SQLiteDatabase(store._facts._database.paths.root)  # type: ignore[attr-defined]
+def test_another_servers_changes_are_seen(
+    store: S3BlobStore, database: SQLiteDatabase, server: Server, prefix: str
+) -> None:
+    other_database = SQLiteDatabase(database.paths.root)
     other = S3BlobStore(s3.location(server.url, prefix), other_database)
     digest = push(store, b"hello")
     assert content(other, digest) == b"hello"
@@ -530,6 +532,30 @@ def test_who_was_paused_and_lost_its_lease_spoils_nothing(
         assert list(store.digests()) == [Digest.of(LARGE[:size] + b"good")]
         monkeypatch.setattr(sql_uploads, "LEASE", 0.2)
     store.empty_trash(0)
+    paused.close()
+
+
+def test_parts_that_come_late_are_nobodys(
+    store: S3BlobStore, server: Server, database: SQLiteDatabase, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was paused sends on, under numbers that the other one does not use."""
+    monkeypatch.setattr(sql_uploads, "LEASE", 0.2)
+    paused = S3BlobStore(s3.location(server.url, prefix), database)
+    paused._means.leases.close()
+    first = paused.start(SCOPE)
+    append(first, LARGE[: 20 * MIB])
+    first.close()
+    first = paused.resume(SCOPE, first.id)
+    monkeypatch.setattr(sql_uploads, "LEASE", 10.0)
+    second = resumed(store, first.id)
+    append(second, LARGE[20 * MIB :] + LARGE)
+    first._lease.until = float("inf")
+    append(first, bytes(20 * MIB))
+    with pytest.raises(UploadBusy):
+        first.close()
+    whole = LARGE + LARGE
+    second.commit(Digest.of(whole))
+    assert content(store, Digest.of(whole)) == whole
     paused.close()
 
 

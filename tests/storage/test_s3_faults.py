@@ -12,8 +12,9 @@ from oci.digest import Digest
 from storage import s3_bucket, s3_reader
 from storage.errors import StorageError, StoreFull, StoreUnavailable
 from storage.s3 import S3BlobStore
+from storage.s3_names import new_data
 from storage.sqlite import SQLiteDatabase
-from storage.uploads import append
+from storage.uploads import Upload, append
 from tests import s3
 from tests.s3_proxy import Fault, Kind, Proxy, s3_proxy
 from tests.servers import Server
@@ -66,6 +67,16 @@ def nothing_is_left(store: S3BlobStore, server: Server, prefix: str, blobs: int)
     assert sum(name.startswith("data/") for name in left) == blobs
     assert not any(name.startswith("tails/") for name in left)
     assert s3.parts_of(server) == []
+
+
+def finish(upload: Upload, offset: int, *, is_committed: bool) -> None:
+    """As a request does."""
+    try:
+        append(upload, LARGE[offset:])
+        if is_committed:
+            upload.commit(Digest.of(LARGE))
+    finally:
+        upload.close()
 
 
 PASSING = [
@@ -154,17 +165,8 @@ def test_what_does_not_pass_is_told_and_can_be_resumed(
         proxy.faults = [fault]
         upload = store.resume(SCOPE, upload.id)
         assert upload.offset == kept
-
-        def finish(upload=upload, end=end) -> None:  # type: ignore[no-untyped-def]
-            try:
-                append(upload, LARGE[10 * MIB :])
-                if end == "commit":
-                    upload.commit(Digest.of(LARGE))
-            finally:
-                upload.close()
-
         with pytest.raises(StoreUnavailable, match=words) as caught:
-            finish()
+            finish(upload, 10 * MIB, is_committed=end == "commit")
         if fault.kind is Kind.ANSWER:
             assert (caught.value.code, caught.value.status) == (fault.code, fault.status)
         proxy.faults = []
@@ -209,6 +211,26 @@ def test_what_cannot_be_dropped_now_is_dropped_later(
     with store._facts.database.transaction() as connection:
         connection.execute("UPDATE uploads SET held_until = 0")  # as after its lease
     nothing_is_left(store, server, prefix, 0)
+
+
+def test_what_a_killed_server_left_is_swept_when_that_can_be_done(
+    store: S3BlobStore, proxy: Proxy, server: Server, prefix: str, impatient: None
+) -> None:
+    upload = store.start(SCOPE)
+    append(upload, SMALL)
+    upload.close()
+    stray = new_data(upload.id)
+    s3.client(server.url).put_object(Bucket=s3.BUCKET, Key=f"{prefix}/{stray}", Body=b"half")
+    with store._facts._database.transaction() as connection:
+        connection.execute("UPDATE uploads SET holder = 'killed'")
+    proxy.faults = [Fault(Kind.ANSWER, "GET", "list-type", 1000)]
+    store.resume(SCOPE, upload.id).close()
+    assert stray in s3.objects(server.url, prefix)
+    proxy.faults = []
+    upload = store.resume(SCOPE, upload.id)
+    assert stray not in s3.objects(server.url, prefix)
+    upload.commit(Digest.of(SMALL))
+    assert content(store, Digest.of(SMALL)) == SMALL
 
 
 def test_a_service_that_falls_silent_is_asked_again(

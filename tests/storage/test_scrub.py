@@ -82,7 +82,7 @@ def test_it_keeps_to_its_rate_and_goes_on_where_it_ended(storage: Storage) -> No
     pauses = Pauses(until=40)
     state = scrub(storage, 1e6, pauses)
     assert state.last_ended == 0.0
-    assert 30 < state.blobs < 41
+    assert 30 < state.blobs < 120, "a pause for most of them"
     assert sum(pauses.asked[:1]) == pytest.approx(0.002, rel=1)
     digests = list(storage.store.digests())
     assert state.after == str(digests[state.blobs - 1])
