@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 
+from cli.place import Stored
 from cli.progress import human
-from storage.collector import Collected, CollectionEnded, Collector, Freed, Policy
+from storage.collector import CollectionEnded, Collector, Freed, Policy
 from storage.database import Database
+from storage.file_collecting import FileCollecting
+from storage.scrub import Scrub
 from storage.tasks import LEASE, Task, read_note
 
 logger = logging.getLogger("portside.storage")
@@ -23,9 +25,6 @@ SCRUB_LOOK = 600.0
 """Seconds between two looks whether a round of the scrub is to be begun, or gone on with where a process left it."""
 SHARE = 0.05
 """Of its time, a collector works at most so much: where a collection takes long, the next comes later."""
-
-
-Scrubbing = Callable[[Callable[[float], bool]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +47,12 @@ def last_collection(database: Database) -> LastCollection | None:
 class Chores:
     """The collector and the scrub of one server process, each in a thread of its own.
 
-    ``interval`` in seconds, 0 for no collections. ``scrub`` goes on with the scrub until it is done for now, None for none; it waits by
-    the function that it is given, which takes seconds and says whether to end.
+    ``interval`` in seconds and ``scrub`` in bytes a second, 0 for never.
     """
 
-    def __init__(
-        self, database: Database, store: Collected, policy: Policy, interval: float, scrub: Scrubbing | None
-    ) -> None:
+    def __init__(self, database: Database, stored: Stored, policy: Policy, interval: float, scrub: float) -> None:
         self._database = database
-        self._store = store
+        self._stored = stored
         self._policy = policy
         self._interval = interval
         self._scrub = scrub
@@ -67,8 +63,8 @@ class Chores:
         """Begin. Processes that start together do not work together: each waits for a while of its own."""
         if self._interval > 0:
             self._begin("collector", self._collect_when_due, self._interval / 2)
-        if self._scrub is not None:
-            self._begin("scrub", partial(self._scrub, self._ending.wait), SCRUB_LOOK)
+        if self._scrub > 0 and self._stored.files is not None:
+            self._begin("scrub", self._go_on_with_scrub, SCRUB_LOOK)
 
     def close(self) -> None:
         """End between two steps, and wait for that."""
@@ -112,7 +108,7 @@ class Chores:
             last = last_collection(self._database)
             self._write(task, 0.0 if last is None else last.ended)
             collector = Collector(
-                self._database, self._store, self._policy, progress=keep, is_ending=self._ending.is_set
+                self._database, self._stored.collected, self._policy, progress=keep, is_ending=self._ending.is_set
             )
             freed = collector.collect()
             self._write(task, time.time())
@@ -127,6 +123,11 @@ class Chores:
 
     def _write(self, task: Task, ended: float) -> None:
         task.write_note(json.dumps({"ended": ended, "policy": asdict(self._policy)}))
+
+    def _go_on_with_scrub(self) -> None:
+        files = self._stored.files
+        assert files is not None, "an object store reads its objects itself"
+        Scrub(files, FileCollecting(files), self._database, self._scrub, self._ending.wait).run()
 
 
 def sentence(freed: Freed) -> str:

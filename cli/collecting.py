@@ -57,9 +57,9 @@ def gc(
         opened.callback(database.close)
         stored = place.open_store(database, 0, trash_seconds=0.0 if now else None)
         opened.callback(stored.close)
+        policy = given(database)
+        collector = Collector(database, stored.collected, policy, progress=show if watching else _say_nothing)
         try:
-            policy = given(database)
-            collector = Collector(database, stored.collected, policy, progress=show if watching else _say_nothing)
             freed = collector.plan() if dry_run else collector.collect()
         except (StorageError, OSError) as error:
             raise Failure(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from auth.audit import Trail
 from auth.gate import Gate
-from cli.chores import Chores, Scrubbing
+from cli.chores import Chores
 from cli.options import Failure
 from cli.place import Place, Stored
 from registry.access import Access
@@ -22,7 +22,6 @@ from registry.origin import Network, Origin
 from registry.threads import Disk, Lookups
 from registry.tokens import TokenHandlers
 from storage.collector import DEFAULT_POLICY, UPLOAD_LIFETIME, Collected, Policy
-from storage.scrub import Scrub
 from storage.sql_metadata import SQLMetadata
 from storage.sql_people import SQLPeople
 
@@ -173,8 +172,7 @@ def wire(
     stored = place.open_store(database, floor)
     elsewhere = _elsewhere(stored) if s3_redirect else None
     registry = Registry(stored.blobs, metadata, access, tokens, api, disk, lookups, policy.window, elsewhere)
-    scrubbing = _scrubbing(stored, database, scrub) if scrub else None
-    chores = Chores(database, stored.collected, policy, gc_interval, scrubbing)
+    chores = Chores(database, stored, policy, gc_interval, scrub)
     closers = (pool.close, gate.close, stored.close)
     return Hub(registry, stored.collected, people, trail, audit_seconds, chores, issuer, closers)
 
@@ -185,15 +183,3 @@ def _elsewhere(stored: Stored) -> Elsewhere:
     if objects is None:
         raise Failure("--s3-redirect goes with --store s3://BUCKET", 2)
     return lambda digest: objects.url(digest, REDIRECT_SECONDS, "application/octet-stream")
-
-
-def _scrubbing(stored: Stored, database: Database, rate: float) -> Scrubbing | None:
-    """The scrub of files; an object store reads its objects itself."""
-    files = stored.files
-    if files is None:
-        return None
-
-    def scrub(pause: Callable[[float], bool]) -> None:
-        Scrub(files, stored.collected, database, rate, pause).run()
-
-    return scrub

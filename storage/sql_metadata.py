@@ -43,16 +43,16 @@ _FIND_BLOB = """
 SELECT b.size, b.id FROM repository_blobs l JOIN blobs b ON b.id = l.blob_id
 WHERE l.repository_id = (SELECT id FROM repositories WHERE name = ?) AND l.blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
 _FIND_LINK = _FIND_BLOB.replace("b.size, b.id", "b.size, l.linked_at")
-_FIND_BLOB_ANYWHERE = (
-    "SELECT b.size, b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id WHERE b.digest = ? LIMIT 1"
-)
-_FIND_REPOSITORY = "SELECT id FROM repositories WHERE name = ?"
 _TOUCH_BLOB = """
 UPDATE repository_blobs SET linked_at = ?, doomed_at = NULL
 WHERE repository_id = ? AND blob_id = (SELECT id FROM blobs WHERE digest = ?)"""
 _TOUCH_MANIFEST = """
 UPDATE repository_manifests SET pushed_at = ?, doomed_at = NULL
 WHERE repository_id = ? AND manifest_id = (SELECT id FROM manifests WHERE digest = ?)"""
+_FIND_BLOB_ANYWHERE = (
+    "SELECT b.size, b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id WHERE b.digest = ? LIMIT 1"
+)
+_FIND_REPOSITORY = "SELECT id FROM repositories WHERE name = ?"
 _LIST_TAGS = "SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?"
 _LIST_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _LIST_REFERRERS = """
@@ -167,9 +167,7 @@ class SQLMetadata:
         query = _TOUCH_MANIFEST if is_manifest else _TOUCH_BLOB
         with self.database.transaction() as connection:
             row = connection.execute(f"{_FIND_REPOSITORY}{self.database.for_share}", (repository,)).fetchone()
-            if row is None:
-                return False
-            return connection.execute(query, (time.time(), row[0], str(digest))).rowcount > 0
+            return row is not None and connection.execute(query, (time.time(), row[0], str(digest))).rowcount > 0
 
     @retried
     def unlink_blob(self, repository: str, digest: Digest, by: Actor | None = None) -> bool:

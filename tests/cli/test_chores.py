@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli import chores
 from cli.chores import Chores, last_collection
+from cli.place import Stored
 from oci.digest import Digest
 from storage.collector import Policy
-from storage.scrub import Scrub, scrubbed
+from storage.scrub import scrubbed
 from storage.tasks import Task
 from tests.cli.running import call
 from tests.servers import wait_until
@@ -30,10 +31,8 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
 
 
 def start(storage: Storage, interval: float, *, rate: float = 0.0) -> Chores:
-    def scrub(pause: Callable[[float], bool]) -> None:
-        Scrub(storage.store, storage.files, storage.metadata.database, rate, pause).run()
-
-    made = Chores(storage.metadata.database, storage.files, POLICY, interval, scrub if rate else None)
+    stored = Stored(storage.store, storage.files, lambda: None, files=storage.store)
+    made = Chores(storage.metadata.database, stored, POLICY, interval, rate)
     made.start()
     return made
 
