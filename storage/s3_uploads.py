@@ -34,7 +34,7 @@ from storage.s3_names import Pointer, new_data, new_tail
 from storage.s3_parts import PART_MIN, Gathering, Sending
 from storage.s3_reader import S3Stream, read_whole
 from storage.s3_remains import Means, destroy, discard, sweep
-from storage.sql_uploads import Progress, Taken
+from storage.sql_uploads import Part, Progress, Taken
 
 logger = logging.getLogger("portside.storage")
 
@@ -54,7 +54,7 @@ class S3Upload:
         self._means = means
         self._taken = taken
         self._lease: Lease = means.leases.hold(taken, since)
-        self._saved = taken.progress
+        self._saved, self._saved_in_parts = taken.progress, taken.progress.in_parts
         self._offset = taken.progress.size
         self._place, self._multipart = taken.progress.place, taken.progress.multipart
         self._sending = Sending(means.parts, taken.progress.parts, PASSED_OVER if taken.is_bereft else 0)
@@ -75,8 +75,9 @@ class S3Upload:
         return self._offset
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Gather, and send what is enough for a part. UploadBusy, StoreUnavailable, StoreFull: then nothing of this request counts but
-        what `SAVED_EVERY` has saved.
+        """Gather, and send what is enough for a part. UploadBusy, UploadNotFound, StoreUnavailable, StoreFull.
+
+        Where it fails, nothing of this request counts but what was saved in between.
         """
         self._see_that_it_goes_on()
         if not data:
@@ -86,7 +87,7 @@ class S3Upload:
             self._gather(memoryview(data))
             self._offset += len(data)
             self._is_changed = True
-            if self._sending.acknowledged - self._saved.in_parts >= SAVED_EVERY:
+            if self._sending.acknowledged - self._saved_in_parts >= SAVED_EVERY:
                 self._save(self._in_parts())
         except Exception as error:
             self._failure = error
@@ -143,11 +144,12 @@ class S3Upload:
         if self._is_ended:
             return
         self._sending.abandon()
-        self._end()
         try:
             destroy(self._means, self._taken, self._place, self._multipart)
         except StorageError as error:
             logger.warning("upload %s could not be dropped, it is left to expire: %s", self.id, error)
+        finally:
+            self._end()
 
     def close(self) -> None:
         """Write down what is not yet, and leave the upload to the next request. UploadBusy, StoreUnavailable, StoreFull.
@@ -197,13 +199,19 @@ class S3Upload:
                 with contextlib.suppress(StorageError):
                     self._means.bucket.abort(self._place, self._multipart)
                 raise
-        bucket, place, multipart = self._means.bucket, self._place, self._multipart
-        self._sending.send(len(body), lambda number: bucket.part(place, multipart, number, body))
+        self._sending.send(len(body), lambda number: self._part(number, body))
+
+    def _part(self, number: int, body: bytearray) -> Part:
+        """In a thread of the parts. A service may drop uploads that are old: then this one is unknown, as if it had expired."""
+        try:
+            return self._means.bucket.part(self._place, self._multipart, number, body)
+        except Gone:
+            raise UploadNotFound(self.id) from None
 
     def _load(self) -> None:
         """Read the tail, once, when it is to grow or to become a part."""
         if self._saved.tail and not self._is_changed and not self._gathering.total:
-            size = self._saved.size - self._saved.in_parts
+            size = self._saved.size - self._saved_in_parts
             try:
                 tail = read_whole(_stream(self._means.bucket, self._saved.tail, size), size)
             except Gone:
@@ -244,7 +252,7 @@ class S3Upload:
             if progress.tail not in ("", before.tail):
                 self._means.facts.disown(self.id, progress.tail)
             raise
-        self._saved = progress
+        self._saved, self._saved_in_parts = progress, progress.in_parts
         for at in [at for at in list(self._states) if at <= progress.size]:
             del self._states[at]
         discard(self._means, stale)

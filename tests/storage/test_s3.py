@@ -583,6 +583,25 @@ def test_leases_are_prolonged(store: S3BlobStore, monkeypatch: pytest.MonkeyPatc
     upload.commit(Digest.of(b"x"))
 
 
+def test_an_upload_that_the_service_dropped_is_unknown(store: S3BlobStore, server: Server, prefix: str) -> None:
+    """As a rule of the bucket may do with old ones: the client begins again."""
+    upload = store.start(SCOPE)
+    append(upload, LARGE)
+    upload.close()
+    place, multipart = upload._place, upload._multipart
+    s3.client(server.url).abort_multipart_upload(Bucket=s3.BUCKET, Key=f"{prefix}/{place}", UploadId=multipart)
+    upload = store.resume(SCOPE, upload.id)
+    append(upload, LARGE)
+    with pytest.raises(UploadNotFound):
+        upload.close()
+    upload = store.resume(SCOPE, upload.id)
+    with pytest.raises(UploadNotFound):
+        upload.commit(Digest.of(LARGE))
+    upload.close()
+    assert store.expire_uploads(0) == 1
+    assert list(store.digests()) == []
+
+
 SOAK = """
 import random, threading
 chance = random.Random(int(sys.argv[4]))
