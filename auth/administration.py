@@ -10,10 +10,11 @@ from time import time
 from typing import Protocol
 
 from auth.accounts import GroupList, Users
-from auth.desk import Conflict, Desk, Invalid, People
+from auth.desk import Conflict, Desk, Invalid, People, sentences
 from auth.gate import ACCOUNTS_SETTING
 from auth.grants import Grants
 from auth.holders import PersonalTokens, Robots
+from auth.names import parse_name, parse_password
 from auth.rights import PERSONAL_SETTING
 from auth.views import Key, NewUser, Settings
 from storage.people import Actor, AuditRecord, Kind
@@ -37,6 +38,8 @@ KINDS = (
 RECORDS_MAX = 1000
 """Audit records of one answer."""
 
+FIRST_SETTING = "first-administrator"
+"""Whom the first start is for: of two at once one is refused, and one that was interrupted is gone on with."""
 _ON = "on"
 
 
@@ -86,6 +89,16 @@ class Administration:
         if desk.people.setting(ACCOUNTS_SETTING) is not None:
             raise Conflict("this hub has accounts already: `portside user add NAME --admin` adds an administrator")
         users = Users(desk)
+        with sentences():
+            parse_name(name)
+            if password is not None:
+                parse_password(password)
+        first = desk.people.claim_setting(FIRST_SETTING, name, desk.by)
+        if first != name:
+            raise Conflict(
+                f"another first start is under way, for the administrator {first}; if that one was interrupted, go on with it: "
+                f"portside init --admin {first}"
+            )
         account = desk.people.find_account(name)
         if account is None or account.kind is not Kind.USER:
             added = users.add(name, password, is_admin=True)

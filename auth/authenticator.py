@@ -7,19 +7,22 @@ work. What was right is kept for seconds, under a keyed hash; the key lives and 
 from __future__ import annotations
 
 import functools
+import logging
 import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from time import monotonic, time
 from typing import Protocol
 
 from auth.names import NAME_MAX, is_name, is_password, secret_hash, secret_purpose
-from auth.passwords import CannotVerify, PasswordPool, needs_rehash
+from auth.passwords import CannotVerify, PasswordPool, hash_password, is_password_of, needs_rehash
 from auth.throttle import Throttle
 from storage.people import Account, Credential, Purpose
+
+logger = logging.getLogger("portside.auth")
 
 KEPT_SECONDS = 30.0
 KEPT_MAX = 10_000
@@ -39,24 +42,21 @@ class WrongCredentials(Exception):
 
 
 class Facts(Protocol):
-    """The part of `storage.people.PeopleFacts` that is asked here, by several threads."""
+    """The part of `storage.people` that is needed here, by several threads."""
 
     def find_account(self, name: str) -> Account | None: ...
     def password_hash(self, name: str) -> str | None: ...
     def find_credential(self, secret_hash: str) -> Credential | None: ...
+    def renew_password_hash(self, name: str, before: str, after: str) -> bool: ...
     def people_generation(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who was let in. ``credential``: what was shown, None for a password.
-
-    ``needs_rehash``: the password was right and its hash was made with other parameters than are recommended now.
-    """
+    """Who was let in. ``credential``: what was shown, None for a password."""
 
     account: Account
     credential: Credential | None
-    needs_rehash: bool = False
 
     def has_ended(self, now: float) -> bool:
         """Whether the account or the credential has expired. ``now`` in seconds of the Unix clock."""
@@ -78,6 +78,7 @@ class _Attempt:
     name: str
     key: bytes
     hashed: str | None = field(repr=False)
+    password: str = field(repr=False)
     addresses: set[str] = field(default_factory=set)
     waiting: list[Future[Login]] = field(default_factory=list)
 
@@ -139,7 +140,7 @@ class Authenticator:
                 self._throttle.check(name, address, now)
                 if attempt is None:
                     verified = self._pool.verify(hashed, secret)
-                    attempt = self._attempts[key, hashed] = _Attempt(name, key, hashed)
+                    attempt = self._attempts[key, hashed] = _Attempt(name, key, hashed, secret)
                 self._throttle.failed(name, address, now)
                 attempt.addresses.add(address)
             attempt.waiting.append(found)
@@ -216,17 +217,29 @@ class Authenticator:
                 waiting.set_result(login)
             else:
                 waiting.set_exception(error or WrongCredentials(attempt.name))
+        if login is not None and attempt.hashed is not None and needs_rehash(attempt.hashed):
+            self._renew(attempt.name, attempt.hashed, attempt.password)
+
+    def _renew(self, name: str, hashed: str, password: str) -> None:
+        """Keep a hash by the parameters that are recommended now, instead of an older one. Nobody waits for it."""
+        try:
+            self._facts.renew_password_hash(name, hashed, hash_password(password))
+        except Exception as error:
+            logger.warning("the password hash of %s stays as it was made long ago: %s", name, error)
 
     def _by_password(self, attempt: _Attempt) -> Login | None:
         """The log-in by a password that was right when it was looked up: it waited since, and may have been changed."""
         generation = self._facts.people_generation()
-        if attempt.hashed is None or self._facts.password_hash(attempt.name) != attempt.hashed:
+        hashed = self._facts.password_hash(attempt.name)
+        if attempt.hashed is None or hashed is None:
+            return None
+        if hashed != attempt.hashed and not is_password_of(hashed, attempt.password):  # else it was only hashed anew
             return None
         login = self._admit(self._facts.find_account(attempt.name), None)
         if login is None:
             return None
         self._keep(attempt.key, login, generation)
-        return replace(login, needs_rehash=needs_rehash(attempt.hashed))
+        return login
 
     # -- what is kept
 

@@ -119,7 +119,7 @@ class PasswordPool:
     def _run(self, job: _Job) -> None:
         started = time.monotonic()
         try:
-            is_right = _verify(_hash_of_nobody() if job.hashed is None else job.hashed, job.password)
+            is_right = is_password_of(_hash_of_nobody() if job.hashed is None else job.hashed, job.password)
         except Exception as error:
             job.verified.set_exception(error)
             return
@@ -127,7 +127,8 @@ class PasswordPool:
         job.verified.set_result(is_right)
 
 
-def _verify(hashed: str, password: str) -> bool:
+def is_password_of(hashed: str, password: str) -> bool:
+    """Whether a password is the one of a hash; as slow as that is meant to be. CannotVerify."""
     from argon2.exceptions import VerificationError, VerifyMismatchError
 
     try:

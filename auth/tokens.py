@@ -193,6 +193,8 @@ class TokenVerifier:
             reason = f"the token is signed by a key that its issuer, {foreign.issuer}, does not publish; log in again"
         if foreign.can_refresh():
             raise KeyUnknown(foreign, reason)
+        if (key := foreign.find(kid)) is not None:  # a fetch ended since it was looked for
+            return key
         raise InvalidToken(reason)
 
     def _check_times(self, claims: Mapping[str, Any], now: float) -> float:

@@ -182,6 +182,10 @@ class PeopleChanges(Protocol):
         """Keep a new password's hash, drop the account's refresh credentials, raise the epoch; PeopleUnknown."""
         ...
 
+    def renew_password_hash(self, name: str, before: str, after: str) -> bool:
+        """Keep another hash of the same password; whether it had the one ``before``. It cuts nobody off, and is no record."""
+        ...
+
     def set_account(
         self, name: str, by: Actor, *, is_admin: bool | None = None, is_disabled: bool | None = None
     ) -> Account:
@@ -202,6 +206,10 @@ class PeopleChanges(Protocol):
 
     def set_setting(self, name: str, value: str | None, by: Actor) -> None:
         """Keep a setting, None: drop it."""
+        ...
+
+    def claim_setting(self, name: str, value: str, by: Actor) -> str:
+        """Keep a setting that there is none of; the one that there is now."""
         ...
 
 

@@ -155,6 +155,13 @@ class SQLPeople(SQLAudit):
                 "UPDATE accounts SET password_hash = ?, epoch = ? WHERE id = ?", (password_hash, epoch, account.id)
             )
 
+    @retried
+    def renew_password_hash(self, name: str, before: str, after: str) -> bool:
+        """One row, that no generation tells of: what is kept of log-ins is by the password, not by its hash."""
+        with self.database.transaction() as connection:
+            query = "UPDATE accounts SET password_hash = ? WHERE name = ? AND password_hash = ?"
+            return connection.execute(query, (after, name, before)).rowcount > 0
+
     @repeatable
     def set_account(
         self, name: str, by: Actor, *, is_admin: bool | None = None, is_disabled: bool | None = None
@@ -269,6 +276,17 @@ class SQLPeople(SQLAudit):
                 )
             words = "dropped" if value is None else f"set to {value[:VALUE_SHOWN]!r}"
             record_change(connection, "setting", by, name, words)
+
+    @repeatable
+    def claim_setting(self, name: str, value: str, by: Actor) -> str:
+        """Row and record, none where there is a row."""
+        with self._changes() as connection:
+            row = connection.execute(_FIND_SETTING, (name,)).fetchone()
+            if row is not None:
+                return str(row[0])
+            connection.execute("INSERT INTO settings (name, value) VALUES (?, ?)", (name, value))
+            record_change(connection, "setting", by, name, f"set to {value[:VALUE_SHOWN]!r}")
+            return value
 
     # -- changes of credentials
 

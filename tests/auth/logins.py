@@ -40,6 +40,12 @@ class People:
         self.lookups += 1
         return self.credentials.get(secret_hash)
 
+    def renew_password_hash(self, name: str, before: str, after: str) -> bool:
+        if self.hashes.get(name) != before:
+            return False
+        self.hashes[name] = after
+        return True
+
     def people_generation(self) -> int:
         return self.generation
 

@@ -73,7 +73,7 @@ def hub(bare: Administration) -> Administration:
 def is_password(people: SQLPeople, name: str, password: str) -> bool:
     hashed = people.password_hash(name)
     assert hashed is not None
-    return passwords._verify(hashed, password)
+    return passwords.is_password_of(hashed, password)
 
 
 def trail(people: SQLPeople) -> list[tuple[str, str, str]]:
@@ -114,12 +114,32 @@ def test_a_first_start_that_was_interrupted_is_done_again(bare: Administration, 
     assert is_password(people, "ann", "correct horse")
 
 
+class Starting(SQLPeople):
+    """Another first start begins at the last moment: when this one has seen that there are no accounts."""
+
+    then: Callable[[], object] | None = None
+
+    def claim_setting(self, name: str, value: str, by: Actor) -> str:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return super().claim_setting(name, value, by)
+
+
+def test_of_two_first_starts_at_once_one_is_refused(bare: Administration, people: SQLPeople) -> None:
+    racing = Starting(people.database)
+    racing.then = lambda: bare.initialise("ann")
+    with pytest.raises(Conflict, match="portside init --admin ann"):
+        Administration(racing, lambda: pytest.fail("no keys"), ANN, lambda: NOW).initialise("eve")
+    assert [account.name for account in people.list_accounts()] == ["ann"]
+
+
 def test_a_first_start_that_is_refused_changes_nothing(bare: Administration, people: SQLPeople) -> None:
     for name, password in (("Ann", None), ("local", None), ("ann", "short"), ("ann", "x" * 1025)):
         with pytest.raises(Invalid):
             bare.initialise(name, password)
     assert people.list_accounts() == []
-    assert people.setting(ACCOUNTS_SETTING) is None
+    assert people.list_settings() == []
 
 
 def test_without_accounts_nothing_else_is_done(bare: Administration, people: SQLPeople) -> None:

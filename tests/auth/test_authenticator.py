@@ -151,9 +151,9 @@ def test_a_password_that_was_changed_while_it_was_verified(
     held: Authenticator, people: People, waiting: Waiting
 ) -> None:
     future = held.begin("bob", PASSWORD, ADDRESS)
-    another = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
+    another = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash("another password")
     people.set_password("bob", another)
-    newer = held.begin("bob", PASSWORD, ADDRESS)
+    newer = held.begin("bob", "another password", ADDRESS)
     assert [hashed for hashed, _, _ in waiting.pending][1:] == [another], "the new one's owner waits for the new hash"
     waiting.finish(True)
     assert isinstance(future.exception(0), WrongCredentials)

@@ -11,9 +11,10 @@ import pytest
 from argon2 import PasswordHasher
 
 from auth.authenticator import Authenticator, Login, WrongCredentials
-from auth.passwords import CannotVerify, PasswordPool, TooManyLogins
+from auth.passwords import CannotVerify, PasswordPool, TooManyLogins, needs_rehash
 from auth.throttle import SlowDown, Throttle
 from tests.auth.logins import ADDRESS, PASSWORD, Clock, People, Waiting
+from tests.servers import wait_until
 
 
 def test_time_does_not_tell_an_unknown_user_from_a_wrong_password(
@@ -98,15 +99,27 @@ def test_facts_that_fail_fail_the_log_in(held: Authenticator, people: People, wa
     assert isinstance(future.exception(0), OSError)
 
 
-def test_a_hash_of_other_times_is_told_once(real: Authenticator, people: People, hashed: str) -> None:
-    people.set_password("bob", PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD))
+def test_a_hash_of_other_times_is_made_anew(real: Authenticator, people: People) -> None:
+    old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+    people.set_password("bob", old)
     login = real.begin("bob", PASSWORD, ADDRESS).result(60)
-    assert login.needs_rehash
-    kept = real.known("bob", PASSWORD, ADDRESS)
-    assert kept is not None
-    assert not kept.needs_rehash
-    people.set_password("bob", hashed)
-    assert not real.begin("bob", PASSWORD, ADDRESS).result(60).needs_rehash
+    wait_until(lambda: people.password_hash("bob") != old, "it was hashed anew", 60)
+    renewed = people.password_hash("bob")
+    assert renewed is not None
+    assert not needs_rehash(renewed)
+    assert real.begin("bob", PASSWORD, ADDRESS).result(60) == login
+    assert people.password_hash("bob") == renewed
+    with pytest.raises(WrongCredentials):
+        real.begin("bob", "another password", ADDRESS).result(60)
+
+
+def test_a_password_that_is_hashed_anew_while_it_is_verified_is_right(
+    held: Authenticator, people: People, waiting: Waiting, hashed: str
+) -> None:
+    future = held.begin("bob", PASSWORD, ADDRESS)
+    people.set_password("bob", PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD))
+    waiting.finish(True)
+    assert future.result(60).account.name == "bob"
 
 
 def test_a_flood_is_refused_and_not_queued(people: People) -> None:

@@ -317,6 +317,25 @@ class PeopleConformance:
         people.set_setting("c", None, ROOT)
         assert people.list_settings() == [("b", "2")]
 
+    def test_a_setting_is_claimed_once(self, people: People) -> None:
+        assert people.claim_setting("first", "ann", ROOT) == "ann"
+        assert people.claim_setting("first", "ben", ROOT) == "ann"
+        assert people.claim_setting("first", "ann", ROOT) == "ann"
+        people.set_setting("first", None, ROOT)
+        assert people.claim_setting("first", "ben", ROOT) == "ben"
+
+    def test_a_password_s_hash_is_renewed_without_cutting_anybody_off(self, people: People) -> None:
+        people.add_account("bob", Kind.USER, ROOT)
+        people.set_password("bob", "old", ROOT)
+        account, generation = people.find_account("bob"), people.people_generation()
+        assert people.renew_password_hash("bob", "old", "new")
+        assert people.password_hash("bob") == "new"
+        assert not people.renew_password_hash("bob", "old", "newer")
+        assert not people.renew_password_hash("eve", "old", "newer")
+        assert people.password_hash("bob") == "new"
+        assert people.find_account("bob") == account
+        assert people.people_generation() == generation
+
     # -- credentials
 
     def test_credentials(self, people: People) -> None:
