@@ -17,6 +17,7 @@ import pytest
 from tests import images
 from tests.accounts import PASSWORD
 from tests.clients import wire
+from tests.clients.containerd import containerd
 from tests.clients.hubs import ADMIN, CLIENTS, Hub
 from tests.clients.test_cosign import OFFLINE, VERIFY, Cosign
 from tests.clients.test_crane import Crane
@@ -314,3 +315,23 @@ def test_what_is_public_is_there_for_nobody(client: Client) -> None:
     client.program.pull(f"public/{client.name}:1.0.0")
     with pytest.raises(ServerError, match=client.said.nobody):
         client.program.pull(f"shared/{client.name}:1.0.0")
+
+
+@pytest.mark.parametrize("hub", ["secure"], indirect=True)
+def test_containerd_with_a_name_and_a_password_each_time(hub: Hub, tmp_path: Path) -> None:
+    archive = tmp_path / "archive.tar"
+    mine, secret = f"{hub.address}/docker/containerd:1", f"{hub.address}/secret/containerd:1"
+    good, hosts = ("--user", f"docker:{PASSWORD}"), ("--hosts-dir", "/etc/docker/certs.d")
+    with containerd(hub.inside) as ctr:
+        for name in (mine, secret):
+            archive.write_bytes(images.docker_archive(images.small(), name))
+            ctr("import", str(archive))
+        for wrong in ((), ("--user", "docker:wrong password"), ("--user", f"nobody:{PASSWORD}")):
+            with pytest.raises(ServerError, match=r"(?i)unauthorized|authorization failed|401"):
+                ctr("push", *hosts, *wrong, mine)
+        with pytest.raises(ServerError, match=r"(?i)denied|forbidden|403|authorization failed"):
+            ctr("push", *hosts, *good, secret)
+        ctr("push", *hosts, *good, mine)
+        ctr("remove", "--sync", mine)
+        ctr("pull", "--snapshotter", "native", *hosts, *good, mine)
+        assert mine in ctr("list", "--quiet")

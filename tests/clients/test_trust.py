@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import images, servers
+from tests.clients.containerd import containerd
 from tests.clients.machine import ADDRESS, NAME, Machine, machine
 from tests.servers import Containers, ServerError
 from tests.tools import SYSTEM_PATH, tool
@@ -166,37 +167,6 @@ def test_skopeo_by_name_and_by_address(lan: LAN, containers: Containers, tmp_pat
     lan.machine(tool("portside"), "trust", by_address, "--remove")
 
 
-@contextlib.contextmanager
-def containerd(on: Machine) -> Iterator[Callable[..., str]]:
-    """A containerd of the test's own; yields how to call ``ctr`` with it."""
-    with tempfile.TemporaryDirectory(prefix="portside-containerd-") as scratch:
-        directory = Path(scratch)
-        (directory / "config.toml").write_text(
-            f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
-            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-            f'[grpc]\naddress = "{directory}/socket"\n'
-        )
-        with (directory / "log").open("wb") as log:
-            command = [*on.inside, str(tool("containerd")), "--config", str(directory / "config.toml")]
-            daemon = subprocess.Popen(command, stderr=log)
-
-        def ctr(*arguments: str) -> str:
-            return on(tool("ctr"), "--address", directory / "socket", "images", *arguments)
-
-        def answers() -> bool:
-            assert daemon.poll() is None, (directory / "log").read_text()
-            with contextlib.suppress(ServerError):
-                return bool(ctr("list"))
-            return False
-
-        try:
-            servers.wait_until(answers, "containerd answers")
-            yield ctr
-        finally:
-            daemon.terminate()
-            daemon.wait(30)
-
-
 def test_containerd(lan: LAN, tmp_path: Path) -> None:
     """By the command in a place of its own; by the line in Docker's, which it reads as well."""
     archive = tmp_path / "archive.tar"
@@ -206,7 +176,7 @@ def test_containerd(lan: LAN, tmp_path: Path) -> None:
         "containerd": lambda: lan.trust("--containerd", "--no-docker"),
         "docker": lan.paste,
     }
-    with containerd(lan.machine) as ctr:
+    with containerd(lan.machine.inside) as ctr:
         ctr("import", str(archive))
         for client, trust in ways.items():
             hosts = ["--hosts-dir", f"/etc/{client}/certs.d"]
