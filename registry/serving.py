@@ -166,12 +166,14 @@ class HTTPConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed (the server's sweep calls this)."""
-        if self._busy or self._lost:
+        if self._lost:
+            self._transport.abort()  # closed since, with a last answer that nobody reads
+        elif self._busy:
             return
-        if self._buffer:
+        elif self._buffer:
             self.refuse(ErrorCode.REQUEST_TIMEOUT, f"the request's head was not whole after {HEAD_TIMEOUT:.0f} s")
         else:
-            self._transport.close()
+            self._close()
 
     # -- the part of a connection that bodies use
 
@@ -395,8 +397,7 @@ class HTTPConnection(asyncio.Protocol):
         self._service.log.record(request, response, perf_counter())
         self._busy = False
         if not self._lost and (response.close or self._closing or not request.keep_alive):
-            self._lost = True
-            self._transport.close()
+            self._close()
 
     def refuse(self, code: ErrorCode, message: str, status: int = 0, method: bytes = b"-") -> None:
         """Answer a request that could not be read, and close: where the next one begins is not known."""
@@ -415,7 +416,12 @@ class HTTPConnection(asyncio.Protocol):
         self._buffer = b""
         self._write(request, response)
         self._service.log.record(request, response, perf_counter())
+        self._close()
+
+    def _close(self) -> None:
+        """Answer nothing more, and close when what was answered is sent: within `KEEP_ALIVE_TIMEOUT`, or not at all."""
         self._lost = True
+        self.deadline = self._loop.time() + KEEP_ALIVE_TIMEOUT
         self._transport.close()
 
     def _pause(self) -> None:
