@@ -1,7 +1,8 @@
 """Who a name and a secret are: at once where that is known or can be looked up, later where a password has to be hashed.
 
 A wrong name, a wrong password, a disabled account and one without a password are told apart by nobody: they get one answer, after the same
-work. What was right is kept for seconds, under a keyed hash; the key lives and dies with the process.
+work. What was right is kept for seconds, under a keyed hash; the key lives and dies with the process. Not so refresh tokens: another server
+may hear of a change two seconds late (`storage.postgres_people`), and what is got for one lives for minutes.
 """
 
 from __future__ import annotations
@@ -27,10 +28,6 @@ logger = logging.getLogger("portside.auth")
 KEPT_SECONDS = 30.0
 KEPT_MAX = 10_000
 """How long, and how many, log-ins are kept that were right."""
-
-_AS_PASSWORD = b"password"
-_AS_REFRESH = b"refresh"
-"""What a secret was shown as: one that is good for one is not for the other."""
 
 
 class WrongCredentials(Exception):
@@ -107,7 +104,7 @@ class Authenticator:
     def known(self, name: str, secret: str, address: str) -> Login | None:
         """Who this is, where no password has to be hashed for it: look-ups only. Never slowed down: it is right or it is not."""
         generation = self._facts.people_generation()
-        key = self._key(_AS_PASSWORD, name, secret)
+        key = self._key(name, secret)
         login = self._find_kept(key, generation)
         if login is not None:
             return login
@@ -132,7 +129,7 @@ class Authenticator:
                 self._count_at_once(name[:NAME_MAX], address, now)
             found.set_exception(WrongCredentials(name))
             return found
-        key, hashed = self._key(_AS_PASSWORD, name, secret), self._facts.password_hash(name)
+        key, hashed = self._key(name, secret), self._facts.password_hash(name)
         verified = None
         with self._lock:
             attempt = self._attempts.get((key, hashed))
@@ -149,17 +146,12 @@ class Authenticator:
         return found
 
     def refresh(self, secret: str, address: str) -> Login:
-        """Who holds a refresh token; WrongCredentials."""
-        generation = self._facts.people_generation()
-        key = self._key(_AS_REFRESH, "", secret)
-        login = self._find_kept(key, generation)
-        if login is not None:
-            return login
+        """Who holds a refresh token, by the facts as they are now; WrongCredentials."""
         if secret_purpose(secret) is not Purpose.REFRESH:
             raise WrongCredentials("")
         login = self._by_secret(secret)
         if login is not None:
-            return self._keep(key, login, generation)
+            return login
         if not self._is_recorded(secret):
             with self._lock:
                 self._throttle.failed("", address, self._ticks())
@@ -243,9 +235,9 @@ class Authenticator:
 
     # -- what is kept
 
-    def _key(self, shown_as: bytes, name: str, secret: str) -> bytes:
+    def _key(self, name: str, secret: str) -> bytes:
         text = f"{name}\0{secret}".encode("utf-8", "surrogatepass")
-        return blake2b(text, key=self._secret_key, digest_size=32, person=shown_as).digest()
+        return blake2b(text, key=self._secret_key, digest_size=32).digest()
 
     def _find_kept(self, key: bytes, generation: int) -> Login | None:
         kept = self._kept.get(key)

@@ -33,10 +33,15 @@ def people_of(root: Path) -> Iterator[SQLPeople]:
 
 def make(people: SQLPeople, *users: str, admin: str = "root", password: str = PASSWORD) -> None:
     """Switch accounts on, with an administrator and users of one password."""
-    hashed = hash_password(password)
     people.set_setting(ACCOUNTS_SETTING, "on", BY)
     people.add_account(admin, Kind.USER, BY, is_admin=True)
-    people.set_password(admin, hashed, BY)
+    people.set_password(admin, hash_password(password), BY)
+    add(people, *users, password=password)
+
+
+def add(people: SQLPeople, *users: str, password: str = PASSWORD) -> None:
+    """Users of one password, where accounts are on."""
+    hashed = hash_password(password)
     for user in users:
         people.add_account(user, Kind.USER, BY)
         people.set_password(user, hashed, BY)

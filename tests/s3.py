@@ -19,6 +19,8 @@ BUCKET = "portside-test"
 ACCESS_KEY = "portside"
 SECRET_KEY = "portside-secret"
 SERVERS = ("versitygw", "minio")
+KEYS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+"""What is in the environment of programs that are to be let in."""
 
 
 def start_s3(name: str, directory: Path, port: int | None = None) -> Server:
@@ -69,8 +71,9 @@ def client(url: str) -> Any:
 
 def objects(url: str, prefix: str = "") -> dict[str, int]:
     """The objects below a prefix, by the rest of their names, with their sizes."""
-    answer = client(url).list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/")
-    return {item["Key"][len(prefix) + 1 :]: item["Size"] for item in answer.get("Contents", ())}
+    pages = client(url).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/")
+    found = (item for page in pages for item in page.get("Contents", ()))
+    return {item["Key"][len(prefix) + 1 :]: item["Size"] for item in found}
 
 
 def parts_of(server: Server) -> list[Path]:

@@ -129,14 +129,16 @@ def start_portside(
     host: str = "127.0.0.1",
     inside: Sequence[str] = (),
     is_up: Callable[[str], bool] = answers,
+    environment: Mapping[str, str] | None = None,
 ) -> Server:
     """Start ``portside serve`` on ``root`` and wait for ``/v2/``. The caller ends it; ``portside`` below does so by itself.
 
     ``inside``: what comes before its command to have it run in other namespaces. ``is_up``: how to ask there, or over TLS.
+    ``environment``: what it has beside the tests' own.
     """
     address = f"{host}:{port or free_port()}"
     command = [*inside, str(tool("portside")), "serve", "--root", str(root), "--listen", address, *options]
-    server = Server(address, spawn(command, log), log, root)
+    server = Server(address, spawn(command, log, environment), log, root)
     await_start(server, lambda: is_up(address))
     return server
 
@@ -150,14 +152,17 @@ def portside(
     host: str = "127.0.0.1",
     inside: Sequence[str] = (),
     is_up: Callable[[str], bool] = answers,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Our registry on ``root``. At the end it has to go by SIGTERM with 0, without a traceback in its log.
 
-    A test that killed the server itself is not asked for its exit code. ``inside`` and ``is_up`` as in `start_portside`.
+    A test that killed the server itself is not asked for its exit code. ``inside``, ``is_up`` and ``environment`` as in `start_portside`.
     """
     with tempfile.TemporaryDirectory(prefix="portside-") as scratch:
         path = log or Path(scratch) / "log"
-        server = start_portside(root, path, *options, port=port, host=host, inside=inside, is_up=is_up)
+        server = start_portside(
+            root, path, *options, port=port, host=host, inside=inside, is_up=is_up, environment=environment
+        )
         try:
             yield server
         except BaseException as error:

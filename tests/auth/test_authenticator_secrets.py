@@ -104,6 +104,22 @@ def test_an_unknown_secret_is_a_failure_and_an_expired_one_is_none(
     assert not waiting.pending
 
 
+@pytest.mark.parametrize("change", ["disabled", "revoked"])
+def test_a_refresh_token_ends_before_another_servers_change_is_heard_of(
+    held: Authenticator, people: People, change: str
+) -> None:
+    refresh = people.give("bob", Purpose.REFRESH)
+    assert held.refresh(refresh, ADDRESS).account.name == "bob"
+    generation = people.generation
+    if change == "disabled":
+        people.change("bob", is_disabled=True)
+    else:
+        del people.credentials[secret_hash(refresh)]
+    people.generation = generation
+    with pytest.raises(WrongCredentials):
+        held.refresh(refresh, ADDRESS)
+
+
 def test_unknown_refresh_tokens_count_against_the_address(held: Authenticator, people: People) -> None:
     expired = people.give("bob", Purpose.REFRESH, START)
     for _ in range(30):

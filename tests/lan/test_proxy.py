@@ -13,15 +13,14 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-import trustme
 
 from tests import images, servers
 from tests.clients.machine import NAME, Machine
 from tests.lan.network import ADDRESSES, at_a_terminal, network
+from tests.nginx import block, configure
 from tests.servers import ServerError
 from tests.tools import SYSTEM_PATH, tool
 
-PAGE = (Path(__file__).parents[2] / "docs/proxy.md").read_text()
 _, FIRST, SECOND = ADDRESSES
 PASSWORD = "correct horse battery"
 LAYER = 50
@@ -48,40 +47,10 @@ class Proxied:
         return on(tool("curl"), "-sS", "--cacert", trusted, *arguments)
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert isinstance(found, str)
-    return found
-
-
-def configure(directory: Path) -> Path:
-    """nginx's configuration: the page's, in surroundings of the test's own."""
-    issued = trustme.CA()
-    issued.cert_pem.write_to_path(directory / "ca.pem")
-    certificate = issued.issue_cert(NAME)
-    certificate.private_key_pem.write_to_path(directory / "hub.key")
-    chain = b"".join(part.bytes() for part in certificate.cert_chain_pems)
-    (directory / "hub.pem").write_bytes(chain)
-    site = block("nginx")
-    for there, here in (("/etc/ssl/hub.lan.pem", "hub.pem"), ("/etc/ssl/hub.lan.key", "hub.key")):
-        assert there in site
-        site = site.replace(there, str(directory / here))
-    places = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    path = directory / "nginx.conf"
-    path.write_text(
-        f"daemon off;\nuser root;\nworker_processes 1;\npid {directory}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n"
-        f"log_format short '$server_protocol $request_method $status $uri';\naccess_log {directory}/access short;\n"
-        f"{places}{site}}}\n"
-    )
-    return path
-
-
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     directory = tmp_path_factory.mktemp("proxied")
-    root, config = directory / "hub", configure(directory)
+    root, config = directory / "hub", configure(directory, NAME)
     program, *options = shlex.split(block("sh"))
     assert program == "portside"
     serve = [str(root) if option == "/srv/hub" else option for option in options]
