@@ -80,10 +80,11 @@ conformance: packages-install $(VENV)/installed
 	@$(BIN)/python scripts/conformance.py "$(SUITE)"
 
 bench: as-root packages-bench $(VENV)/installed-test
-	@$(PYTHON) scripts/gotools.py crane registry
+	@$(PYTHON) scripts/gotools.py crane registry versitygw
 	@mkdir -p .build
 	$(BIN)/python -m bench --rounds $(ROUNDS) $(if $(ZOT),--zot "$(ZOT)") $(if $(ZB),--zb "$(ZB)") \
 	  --registry "$$($(PYTHON) scripts/gotools.py --path registry)" --crane "$$($(PYTHON) scripts/gotools.py --path crane)" \
+	  --versitygw "$$($(PYTHON) scripts/gotools.py --path versitygw)" \
 	  --json .build/bench.json $(BENCH_ARGS)
 	$(BIN)/python -m bench.report .build/bench.json > .build/bench.md && mv .build/bench.md bench/README.md
 

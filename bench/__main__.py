@@ -57,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--registry", metavar="PATH", help="distribution's server")
     parser.add_argument("--zot", metavar="PATH", help="zot's server")
     parser.add_argument("--zb", metavar="PATH", help="zot's load tester; without it no zb rows")
+    parser.add_argument("--versitygw", metavar="PATH", type=Path, help="an S3 service; without it no s3 rows")
     parser.add_argument("--crane", metavar="PATH", help="crane; without it no crane rows")
     parser.add_argument("--rows", default="*", help="rows or groups by name, commas between, * and ? allowed (all)")
     parser.add_argument("--servers", default="*", help="servers by name, likewise (all that were given)")
@@ -81,12 +82,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     results = Results(arguments.json, arguments, servers)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portside-bench-", dir=arguments.work)))
+        work.chmod(0o711)  # PostgreSQL, who is another user, goes through it
         progress = Progress()
         disk = LoopFilesystem(work, arguments.disk * GIB, progress)
         stack.callback(disk.close)
         sources = Sources(disk.memory)
         stack.callback(sources.close)
-        material = make_material(disk.memory / "material")
+        material = make_material(disk.memory / "material", arguments.versitygw)
         load, bulk = compile_client("load"), compile_client("bulk")
         tools = Tools(disk, sources, load, bulk, material, arguments.seconds, arguments.crane, arguments.zb, progress)
         for group, rows in chosen:
@@ -188,6 +190,8 @@ def _missing(group: Group, tools: Tools) -> str:
         return "--crane was not given"
     if group.needs == "zb" and tools.zb is None:
         return "--zb was not given"
+    if group.needs == "versitygw" and tools.material.versitygw is None:
+        return "--versitygw was not given"
     if group.needs == "docker" and shutil.which("dockerd") is None:
         return "dockerd is not installed"
     return ""

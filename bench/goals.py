@@ -341,5 +341,16 @@ SECURE_ROWS: tuple[Row, ...] = (
 )
 """Accounts and TLS: a section of their own."""
 
-ROWS = PLAIN_ROWS + SECURE_ROWS
+REMOTE_ROWS: tuple[Row, ...] = (
+    _bytes("s3-put", "S3: PUT of 1 GiB", TimesBetter(1.5, (DISTRIBUTION,))),
+    _bytes("s3-four", "S3: 4 x 256 MiB at once, up", TimesBetter(1.5, (DISTRIBUTION,))),
+    _bytes("s3-get", "S3: GET of 1 GiB, through the server", TimesBetter(1.0, (DISTRIBUTION,))),
+    _requests(
+        "s3-manifest", "S3 and PostgreSQL: manifest GET by tag, 16 connections", TimesBetter(5.0, (DISTRIBUTION,))
+    ),
+    Row("s3-tag", "S3 and PostgreSQL: one more tag", "ms", False, "tag", (TimesBetter(1.0, (DISTRIBUTION,)),)),
+)
+"""On one S3 service, and Portside on PostgreSQL: a section of their own."""
+
+ROWS = PLAIN_ROWS + SECURE_ROWS + REMOTE_ROWS
 BY_ID = {row.id: row for row in ROWS}

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import accounts, clients, requests, secure, transfers
 from bench.goals import ZB_TESTS, zb_row
 from bench.prepare import many_repositories, many_tags
+from bench.remote import Remote
 from bench.sampling import Session
 from bench.servers import DISTRIBUTION, PORTSIDE, ZOT, ZOT_NO_SYNC, Server
 from bench.setups import Material, Passwords, Setup, Tls, Tokens, plain
@@ -34,7 +35,7 @@ class Group:
     servers: tuple[str, ...] = DURABLE
     prepare: Prepare | None = None
     needs: str = ""
-    """A tool without which the group is left out: crane, zb or docker."""
+    """A tool without which the group is left out: crane, zb, docker or versitygw."""
     images: tuple[str, ...] = ()
     """Sizes of the images that the Docker daemon is given."""
     setup: Callable[[Material], Setup] = plain
@@ -119,5 +120,16 @@ GROUPS: tuple[Group, ...] = (
     ),
     Group("tls-get", {"tls-get": secure.get}, setup=Tls),
     Group("tls-put", {"tls-put": secure.put}, setup=Tls),
+    *(
+        Group(f"s3-{name}", {f"s3-{name}": measure}, (PORTSIDE, DISTRIBUTION), needs="versitygw", setup=Remote)
+        for name, measure in (("put", transfers.put), ("four", transfers.four), ("get", transfers.get))
+    ),
+    Group(
+        "s3-small",
+        {"s3-manifest": requests.manifest, "s3-tag": requests.tag_one},
+        (PORTSIDE, DISTRIBUTION),
+        needs="versitygw",
+        setup=Remote,
+    ),
     Group("tls-small", {"tls-manifest": requests.manifest, "tls-handshakes": secure.handshakes}, setup=Tls),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -55,6 +56,7 @@ class Server:
         """The command line; writes the configuration beside ``root`` where the server wants a file."""
         if self.kind == PORTSIDE:
             command = [*self.program, "serve", "--root", str(root), "--listen", f"127.0.0.1:{port}"]
+            command += ["--gc-interval", "0", "--scrub", "0"]
             return command + setup.portside(root)
         if self.kind == DISTRIBUTION:
             document = _distribution_configuration(root, port)
@@ -91,6 +93,11 @@ def portside() -> Server:
 def running(server: Server, root: Path, setup: Setup = PLAIN) -> Iterator[Running]:
     """Start a server on a root, and end it in any case."""
     root.mkdir(parents=True, exist_ok=True)
+    with setup.beside(root.with_name(f"{root.name}-beside")):
+        yield from _running(server, root, setup)
+
+
+def _running(server: Server, root: Path, setup: Setup) -> Iterator[Running]:
     port = free_port()
     command = server.command(root, port, setup)
     log = root.with_suffix(".err")
@@ -99,13 +106,18 @@ def running(server: Server, root: Path, setup: Setup = PLAIN) -> Iterator[Runnin
         # Portside logs to standard error, the others to standard output or a file that is named in their configuration.
         stderr = subprocess.DEVNULL if server.kind == PORTSIDE else errors
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, cwd=CHECKOUT
+            command,
+            env=os.environ | setup.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            cwd=CHECKOUT,
         )
     try:
         _wait_until_ready(server, process, port, log, setup)
         yield Running(server, root, port, ProcessTree(process.pid), time.monotonic() - began, setup)
     finally:
-        _end(process)
+        end(process)
 
 
 def free_port() -> int:
@@ -137,7 +149,8 @@ def _first_words(command: Any) -> str:
     return result.stderr[-500:]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """By SIGTERM, and where that does not end it in 30 s by SIGKILL."""
     process.terminate()
     try:
         process.wait(30)

@@ -7,11 +7,13 @@ issues. Certificate and cipher suites are the same, and what a server does not h
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import json
 import secrets
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ class Material:
 
     folder: Path
     signing: ec.EllipticCurvePrivateKey = field(repr=False)
+    versitygw: Path | None = None
+    """An S3 service's program."""
 
     @property
     def certificate(self) -> Path:
@@ -96,10 +100,10 @@ class Material:
         return jwt.encode(claims, self.signing, "ES256", {"kid": SERVICE})
 
 
-def make_material(folder: Path) -> Material:
+def make_material(folder: Path, versitygw: Path | None = None) -> Material:
     """Make everything anew, and the folder."""
     folder.mkdir(mode=0o700)
-    material = Material(folder, ec.generate_private_key(ec.SECP256R1()))
+    material = Material(folder, ec.generate_private_key(ec.SECP256R1()), versitygw)
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     issued = authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.ECDSA)
     authority.cert_pem.write_to_path(material.authority)
@@ -131,6 +135,14 @@ class Setup:
     def context(self) -> ssl.SSLContext | None:
         """With which clients in Python connect, None without TLS."""
         return None
+
+    def beside(self, root: Path) -> AbstractContextManager[None]:
+        """What has to run beside the server, with its data below ``root``; before its command line is asked for."""
+        return contextlib.nullcontext()
+
+    def environment(self) -> Mapping[str, str]:
+        """More of a server's environment."""
+        return {}
 
 
 PLAIN = Setup()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from bench import accounts, requests, secure
 from bench.content import ACCEPT, Sources
 from bench.filesystem import LoopFilesystem
+from bench.remote import Remote
 from bench.requests import ONE
 from bench.sampling import Sample, Session, Tools, compile_client
 from bench.servers import DISTRIBUTION, Server, portside, running
@@ -126,3 +129,18 @@ def test_a_token_of_the_benchmark_names_one_repository(material: Material) -> No
 
 def test_no_secret_is_shown(material: Material) -> None:
     assert "signing" not in repr(material)
+
+
+@pytest.mark.parametrize("kind", ["portside", "distribution"])
+def test_servers_on_s3(kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    short = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))  # a socket's path has 107 bytes
+    try:
+        short.chmod(0o711)
+        material = make_material(tmp_path_factory.mktemp("bench") / "material", tool("versitygw"))
+        with session_on(server_of(kind), Remote(material), short, material, "row") as session:
+            requests.manifest(session)
+            assert_measured(session.sample)
+            assert (short / "root-beside/s3/bench").is_dir()
+            assert any((short / "root-beside/s3/bench").iterdir()), "what was pushed is in the bucket"
+    finally:
+        shutil.rmtree(short)
