@@ -1,6 +1,6 @@
-"""The commands about people, rights and the audit trail, as they stand beside the others.
+"""The commands about people, rights and the audit trail, and those that move a hub, as they stand beside the others.
 
-There are thirty of them: they are imported when one is called, or all are listed, so that the others start as fast as without.
+There are more than thirty of them: they are imported when one is called, or all are listed, so that the others start as fast as without.
 """
 
 from __future__ import annotations
@@ -14,7 +14,21 @@ from typer.core import TyperGroup
 
 from cli.administration import group_of_verbs
 
-NAMES = ("init", "user", "group", "robot", "token", "grant", "revoke", "rules", "access", "audit", "settings", "key")
+NAMES = (
+    "init",
+    "user",
+    "group",
+    "robot",
+    "token",
+    "grant",
+    "revoke",
+    "rules",
+    "access",
+    "audit",
+    "settings",
+    "key",
+    "store",
+)
 
 
 class Verbs(TyperGroup):
@@ -44,9 +58,10 @@ def _command(name: str) -> Any:
 
 def _find(name: str) -> typer.Typer | Callable[..., None]:
     """A verb, or the group of verbs of a noun."""
-    from cli import accounts, rights, robots, trail
+    from cli import accounts, rights, robots, store, trail
 
     homes: dict[str, ModuleType] = dict.fromkeys(("init", "user", "group"), accounts)
     homes |= dict.fromkeys(("robot", "token"), robots) | dict.fromkeys(("audit", "key", "settings"), trail)
+    homes["store"] = store
     found: typer.Typer | Callable[..., None] = getattr(homes.get(name, rights), name)
     return found
