@@ -1,4 +1,4 @@
-"""The commands about people, rights and the audit trail, and those that move a hub, as they stand beside the others.
+"""The commands about people, rights and the audit trail, and those that move hubs, as they stand beside the others.
 
 There are more than thirty of them: they are imported when one is called, or all are listed, so that the others start as fast as without.
 """
@@ -28,6 +28,7 @@ NAMES = (
     "settings",
     "key",
     "store",
+    "import",
 )
 
 
@@ -58,10 +59,11 @@ def _command(name: str) -> Any:
 
 def _find(name: str) -> typer.Typer | Callable[..., None]:
     """A verb, or the group of verbs of a noun."""
-    from cli import accounts, rights, robots, store, trail
+    from cli import accounts, importing, rights, robots, store, trail
 
     homes: dict[str, ModuleType] = dict.fromkeys(("init", "user", "group"), accounts)
     homes |= dict.fromkeys(("robot", "token"), robots) | dict.fromkeys(("audit", "key", "settings"), trail)
-    homes["store"] = store
-    found: typer.Typer | Callable[..., None] = getattr(homes.get(name, rights), name)
+    homes |= {"store": store, "import": importing}
+    words = {"import": "imports"}  # what Python keeps for itself
+    found: typer.Typer | Callable[..., None] = getattr(homes.get(name, rights), words.get(name, name))
     return found

@@ -104,7 +104,7 @@ class Place:
             from storage.s3_collecting import TRASH_SECONDS, S3Collecting
             from storage.s3_names import S3Location
 
-            objects = S3BlobStore(S3Location.parse(self.store, self.s3_endpoint, _region()), database)
+            objects = S3BlobStore(S3Location.parse(self.store, self.s3_endpoint, region()), database)
             seconds = TRASH_SECONDS if trash_seconds is None else trash_seconds
             return Stored(
                 objects, S3Collecting(objects, database, trash_seconds=seconds), objects.close, objects=objects
@@ -124,7 +124,7 @@ class Place:
         return KeyFiles(self.root / "auth" / "keys")
 
 
-def _region() -> str:
+def region() -> str:
     """As AWS's own programs have it."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
 

@@ -84,15 +84,20 @@ def chunks(reader: BlobReader) -> Iterator[bytes | memoryview]:
         stream.close()
 
 
-def upload(destination: BlobStore, digest: Digest, pieces: Iterator[bytes | memoryview]) -> None:
-    """Have a destination take bytes as a blob's; DigestMismatch, StoreFull."""
+def upload(
+    destination: BlobStore,
+    digest: Digest,
+    pieces: Iterator[bytes | memoryview],
+    record: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Have a destination take bytes as a blob's; ``record`` is told the size before a collector may look. DigestMismatch, StoreFull."""
     taken = destination.start(SCOPE)
     try:
         for piece in pieces:
             append(taken, bytes(piece))
         taken.prepare(digest)
         with destination.publishing(digest):
-            taken.commit(digest)
+            record(taken.commit(digest))
     except BaseException:
         taken.cancel()
         raise
@@ -139,5 +144,4 @@ def _is_linked(digest: Digest, source: BlobStore, destination: BlobStore) -> boo
     """Whether a hard link did it."""
     if not (isinstance(source, FilesystemBlobStore) and isinstance(destination, FilesystemBlobStore)):
         return False
-    with destination.publishing(digest):
-        return destination.adopt(digest, source.paths.blob(digest))
+    return destination.adopt(digest, source.paths.blob(digest), lambda size: None)

@@ -100,7 +100,7 @@ class CopiedTable:
         """The statement that writes a row."""
         columns = (*self.key, *self.values, *filter(None, [self.body]))
         changed = ", ".join(f"{name} = excluded.{name}" for name in columns[len(self.key) :])
-        then = f"UPDATE SET {changed}" if changed else "NOTHING"
+        then = f"UPDATE SET {changed}" if changed else "NOTHING"  # nosec B608: as below
         insert = f"INSERT INTO {self.name} ({', '.join(columns)}) VALUES ({_marks(columns)})"  # nosec B608: the schema's names
         return f"{insert} ON CONFLICT ({', '.join(self.key)}) DO {then}"
 
