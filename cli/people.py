@@ -1,6 +1,6 @@
-"""The commands about people, rights and the audit trail, as they stand beside the others.
+"""The commands about people, rights and the audit trail, and those that move hubs, as they stand beside the others.
 
-There are thirty of them: they are imported when one is called, or all are listed, so that the others start as fast as without.
+There are more than thirty of them: they are imported when one is called, or all are listed, so that the others start as fast as without.
 """
 
 from __future__ import annotations
@@ -14,7 +14,22 @@ from typer.core import TyperGroup
 
 from cli.administration import group_of_verbs
 
-NAMES = ("init", "user", "group", "robot", "token", "grant", "revoke", "rules", "access", "audit", "settings", "key")
+NAMES = (
+    "init",
+    "user",
+    "group",
+    "robot",
+    "token",
+    "grant",
+    "revoke",
+    "rules",
+    "access",
+    "audit",
+    "settings",
+    "key",
+    "store",
+    "import",
+)
 
 
 class Verbs(TyperGroup):
@@ -44,9 +59,11 @@ def _command(name: str) -> Any:
 
 def _find(name: str) -> typer.Typer | Callable[..., None]:
     """A verb, or the group of verbs of a noun."""
-    from cli import accounts, rights, robots, trail
+    from cli import accounts, importing, rights, robots, store, trail
 
     homes: dict[str, ModuleType] = dict.fromkeys(("init", "user", "group"), accounts)
     homes |= dict.fromkeys(("robot", "token"), robots) | dict.fromkeys(("audit", "key", "settings"), trail)
-    found: typer.Typer | Callable[..., None] = getattr(homes.get(name, rights), name)
+    homes |= {"store": store, "import": importing}
+    words = {"import": "imports"}  # what Python keeps for itself
+    found: typer.Typer | Callable[..., None] = getattr(homes.get(name, rights), words.get(name, name))
     return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from auth.keys import KeySource
     from storage.blobs import BlobStore
     from storage.collector import Collected
-    from storage.database import Database
+    from storage.database import Database, MovableDatabase
     from storage.filesystem import FilesystemBlobStore
     from storage.s3 import S3BlobStore
 
@@ -77,7 +77,7 @@ class Place:
         """Whether a look-up leaves this process."""
         return bool(self.database or self.store)
 
-    def open_database(self) -> Database:
+    def open_database(self) -> MovableDatabase:
         """Open it, making it where there is none; Failure."""
         from storage.errors import StorageError
         from storage.opening import open_database
@@ -104,7 +104,7 @@ class Place:
             from storage.s3_collecting import TRASH_SECONDS, S3Collecting
             from storage.s3_names import S3Location
 
-            objects = S3BlobStore(S3Location.parse(self.store, self.s3_endpoint, _region()), database)
+            objects = S3BlobStore(S3Location.parse(self.store, self.s3_endpoint, region()), database)
             seconds = TRASH_SECONDS if trash_seconds is None else trash_seconds
             return Stored(
                 objects, S3Collecting(objects, database, trash_seconds=seconds), objects.close, objects=objects
@@ -124,7 +124,7 @@ class Place:
         return KeyFiles(self.root / "auth" / "keys")
 
 
-def _region() -> str:
+def region() -> str:
     """As AWS's own programs have it."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
 
@@ -227,9 +227,13 @@ def place_parameters(*, has_blobs: bool) -> list[inspect.Parameter]:
 def take_place(arguments: dict[str, Any]) -> Place:
     """The place that a command's arguments say, which are taken out of them; Failure."""
     arguments.pop("config")
-    place = Place(*(arguments.pop(name, "") for name in ("root", "database", "store", "s3_endpoint")))
+    return checked_place(Place(*(arguments.pop(name, "") for name in ("root", "database", "store", "s3_endpoint"))))
+
+
+def checked_place(place: Place, prefix: str = "") -> Place:
+    """A place whose options go together; Failure. ``prefix``: what the options' names begin with."""
     if place.database and not place.database.startswith(("postgresql://", "postgresql+psycopg://")):
-        raise Failure("--database takes a URL like postgresql://USER@HOST/NAME", 2)
+        raise Failure(f"--{prefix}database takes a URL like postgresql://USER@HOST/NAME", 2)
     if place.s3_endpoint and not place.store:
-        raise Failure("--s3-endpoint goes with --store s3://BUCKET", 2)
+        raise Failure(f"--{prefix}s3-endpoint goes with --{prefix}store s3://BUCKET", 2)
     return place

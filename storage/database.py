@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum, auto
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -106,6 +106,22 @@ class Database(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class MovableDatabase(Database, Protocol):
+    """A database whose facts can be copied to another one, row by row (`storage.moving_facts`)."""
+
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """All facts as they are at one moment, to read, however long that takes. DatabaseUnavailable."""
+        ...
+
+    def last_numbers(self) -> Mapping[str, int]:
+        """By table, the last number that a new row was given, also where that row has gone; 0 where there never was one."""
+        ...
+
+    def go_on_from(self, numbers: Mapping[str, int]) -> None:
+        """Give new rows of these tables numbers above these."""
+        ...
 
 
 class OnDatabase(Protocol):

@@ -8,7 +8,6 @@ bytes when the same blob is pushed again.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -23,6 +22,7 @@ from storage.hashing import HashStates
 from storage.paths import BLOB_MODE, PRIVATE_MODE, make_directory, prepare, prepare_blobs, sync_directory
 from storage.publishing import Guard
 from storage.uploads import UPLOAD_ID, is_upload_of, new_upload_id
+from storage.write_back import begin_write_back
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write. From 128 KiB on ext4 takes page cache in blocks that a virtual machine's free page reporting may have given back to
@@ -35,8 +35,6 @@ FLOOR_MAX = 1024**3
 FLOOR_SHARE = 0.05
 """The free space that is kept by default: the smaller of 1 GiB and a twentieth of the filesystem."""
 READ_SIZE = 1024 * 1024
-
-_SYNC_FILE_RANGE_WRITE = 2
 
 
 class FileReader:
@@ -97,7 +95,7 @@ class FileUpload:
         except OSError as error:
             raise self._store.translate(error) from error
         if self._offset - self._written_back >= WRITE_BACK:
-            _begin_write_back(self._fd, self._written_back, self._offset - self._written_back)
+            begin_write_back(self._fd, self._written_back, self._offset - self._written_back)
             self._written_back = self._offset
 
     def hash(self, data: bytes | bytearray | memoryview) -> None:
@@ -252,8 +250,11 @@ class FilesystemBlobStore:
                         with contextlib.suppress(InvalidDigest):
                             yield Digest.parse(text)
 
-    def adopt(self, digest: Digest, source: Path) -> bool:
-        """Hard-link a file of another store, once its bytes are verified; False where it is missing, damaged or on another filesystem."""
+    def adopt(self, digest: Digest, source: Path, record: Callable[[int], None] | None = None) -> bool:
+        """Hard-link a file of another store, once its bytes are verified; False where it is missing, damaged or on another filesystem.
+
+        ``record`` is told the size while no collector may look (`publishing`). Nobody may write to the file any more: both have it.
+        """
         target = self.paths.blob(digest)
         try:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -263,12 +264,10 @@ class FilesystemBlobStore:
             if digest_file(fd, digest.algorithm) != digest:
                 return False
             self.make_fan_out(target.parent)
-            link = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            # The directory is ignored beside a whole path, but without it Python calls link(2), which does not follow.
-            os.link(f"/proc/self/fd/{fd}", link, src_dir_fd=fd, follow_symlinks=True)
-            os.rename(link, target)
-            link.unlink(missing_ok=True)  # a rename onto another link of the same file does nothing (man 2 rename)
-            sync_directory(target.parent)
+            with self.publishing(digest) if record is not None else contextlib.nullcontext():
+                _link(fd, target)
+                if record is not None:
+                    record(os.fstat(fd).st_size)
         except OSError as error:
             if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES):
                 return False
@@ -379,19 +378,13 @@ def digest_file(fd: int, algorithm: str, pace: Callable[[int], None] | None = No
     return Digest.from_hasher(algorithm, state)
 
 
-def _load_sync_file_range() -> ctypes._NamedFuncPointer | None:
-    try:
-        function = ctypes.CDLL(None, use_errno=True).sync_file_range
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    return function
-
-
-_sync_file_range = _load_sync_file_range()
-
-
-def _begin_write_back(fd: int, offset: int, size: int) -> None:
-    """Ask the kernel to begin writing a range out (man 2 sync_file_range). A hint: the sync at the end is what counts."""
-    if _sync_file_range is not None:
-        _sync_file_range(fd, offset, size, _SYNC_FILE_RANGE_WRITE)
+def _link(fd: int, target: Path) -> None:
+    """Give an open file another name, durably, in place of what has it, and take from it the right to be written to."""
+    link = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    # The directory is ignored beside a whole path, but without it Python calls link(2), which does not follow.
+    os.link(f"/proc/self/fd/{fd}", link, src_dir_fd=fd, follow_symlinks=True)
+    os.rename(link, target)
+    link.unlink(missing_ok=True)  # a rename onto another link of the same file does nothing (man 2 rename)
+    with contextlib.suppress(PermissionError):  # of another owner
+        os.fchmod(fd, os.fstat(fd).st_mode & ~0o222)
+    sync_directory(target.parent)

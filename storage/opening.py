@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.database import Database
+from storage.database import MovableDatabase
 from storage.errors import StoreUnusable
 from storage.versions import VERSIONS, too_new
 
 
-def open_database(root: Path, url: str | None) -> Database:
+def open_database(root: Path, url: str | None) -> MovableDatabase:
     """Open a root's database, or the one of a URL, which is not looked for in a root then. StoreUnusable, StoreTooNew.
 
     A new one is made. SQLite is migrated at once; PostgreSQL is refused until `migrate_database` was called: many servers may share it.

@@ -15,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -46,6 +46,12 @@ PAUSE_MAX = 0.5
 
 _AGAIN = (errors.ForeignKeyViolation, errors.UniqueViolation)
 """What another write at the same time may have caused: with its rows in sight the same write does well."""
+_SEQUENCES = """
+SELECT t.relname, a.attname, pg_sequence_last_value(s.oid) FROM pg_class s
+JOIN pg_depend d ON d.objid = s.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
+JOIN pg_class t ON t.oid = d.refobjid JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
+WHERE s.relkind = 'S' AND pg_table_is_visible(t.oid)"""
+"""The tables that number their rows: table, column, and the last number that was given, null before the first."""
 _GAVE_WAY = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.QueryCanceled)
 """What PostgreSQL ends a transaction with that another one is in the way of."""
 
@@ -77,7 +83,7 @@ class _Transaction:
 
 
 class PostgresDatabase:
-    """A `storage.database.Database` by a URL (``postgresql://…``, also as SQLAlchemy writes it, ``postgresql+psycopg://…``)."""
+    """A `storage.database.MovableDatabase` by a URL (``postgresql://…``, also as SQLAlchemy writes it, ``postgresql+psycopg://…``)."""
 
     clock = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
     for_share = " FOR KEY SHARE"
@@ -208,6 +214,35 @@ class PostgresDatabase:
                     raise
             time.sleep(random.uniform(0, pause))  # nosec B311: so that two do not meet again
             pause = min(2 * pause, PAUSE_MAX)
+
+    # -- moving
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[_Transaction]:
+        """A transaction that only reads, of one moment, and may take its time. DatabaseUnavailable."""
+        began = time.monotonic()
+        with self._sessions.session() as session, self._undone_if_it_fails(session, began):
+            session.cursor.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            session.cursor.execute(b"SET LOCAL statement_timeout = 0")
+            session.cursor.execute(b"SET LOCAL idle_in_transaction_session_timeout = 0")
+            yield _Transaction(session.cursor)
+            session.connection.rollback()
+
+    def last_numbers(self) -> dict[str, int]:
+        """Of the sequences, which go on beside all transactions."""
+        return {str(table): int(number or 0) for table, _, number in self.rows(_SEQUENCES, ())}
+
+    def go_on_from(self, numbers: Mapping[str, int]) -> None:
+        """Set the sequences, unless they are further already, and to no less than the highest number that is there."""
+        found = {str(table): (str(column), int(number or 0)) for table, column, number in self.rows(_SEQUENCES, ())}
+        with self.transaction() as connection:
+            for table, (column, number) in found.items():
+                query = f"SELECT coalesce(max({column}), 0) FROM {table}"  # nosec B608: names of the schema
+                wanted = max([numbers.get(table, 0), *(int(row[0]) for row in connection.execute(query).fetchall())])
+                if wanted > number:
+                    connection.execute(
+                        "SELECT setval(pg_get_serial_sequence(?, ?), ?)", (table, column, wanted)
+                    ).fetchone()
 
     # -- the schema
 

@@ -23,6 +23,7 @@ from oci.digest import Digest
 from storage.database import Database
 from storage.errors import BlobNotFound, UploadBusy, UploadNotFound
 from storage.s3_bucket import Bucket
+from storage.s3_copying import copy_in
 from storage.s3_leases import Leases
 from storage.s3_names import DATA, INDEX, Pointer, S3Location, parse_pointer
 from storage.s3_parts import PartThreads
@@ -139,6 +140,10 @@ class S3BlobStore:
     def publishing(self, digest: Digest) -> AbstractContextManager[None]:
         """Nothing is locked: a blob is recorded with its object, and collectors leave alone for a while what is not linked yet."""
         return contextlib.nullcontext()
+
+    def copy_in(self, scope: str, digest: Digest, size: int, bucket: str, key: str) -> None:
+        """Have the service copy an object of so many bytes, and make that a blob once it is verified; DigestMismatch."""
+        copy_in(self._means, scope, digest, size, bucket, key)
 
     # -- uploads
 

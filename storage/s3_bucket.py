@@ -31,6 +31,7 @@ from storage.sql_uploads import Part
 
 WRITE_PATIENCE = 60.0
 READ_PATIENCE = 15.0
+COPY_PATIENCE = 120.0
 """Seconds for which a request that fails in passing is tried again."""
 READ_TIMEOUT = 30.0
 """Seconds that a service may say nothing: short enough for another try."""
@@ -135,18 +136,34 @@ class Bucket:
         except FAULTS as error:
             raise translate(error, "GetObject", self.location.bucket) from error
 
+    def copy(self, name: str, bucket: str, key: str) -> None:
+        """Have the service copy an object of any bucket, of at most 5 GiB."""
+        source = {"Bucket": bucket, "Key": key}
+        self._call("CopyObject", COPY_PATIENCE, "copy_object", Key=self._key(name), CopySource=source)
+
     # -- uploads in parts
 
-    def begin(self, name: str) -> str:
-        """Begin an upload in parts; its id."""
+    def begin(self, name: str, *, has_checksums: bool = True) -> str:
+        """Begin an upload in parts, with checksums unless the service itself copies them; its id."""
+        checksums = {"ChecksumAlgorithm": "CRC32"} if has_checksums else {}
         answer = self._call(
-            "CreateMultipartUpload",
-            WRITE_PATIENCE,
-            "create_multipart_upload",
-            Key=self._key(name),
-            ChecksumAlgorithm="CRC32",
+            "CreateMultipartUpload", WRITE_PATIENCE, "create_multipart_upload", Key=self._key(name), **checksums
         )
         return str(answer["UploadId"])
+
+    def copy_part(self, name: str, multipart: str, number: int, bucket: str, key: str, start: int, end: int) -> Part:
+        """Have the service copy the bytes from ``start`` to before ``end`` of an object of any bucket, as a part."""
+        answer = self._call(
+            "UploadPartCopy",
+            COPY_PATIENCE,
+            "upload_part_copy",
+            Key=self._key(name),
+            UploadId=multipart,
+            PartNumber=number,
+            CopySource={"Bucket": bucket, "Key": key},
+            CopySourceRange=f"bytes={start}-{end - 1}",
+        )
+        return Part(number, end - start, str(answer["CopyPartResult"]["ETag"]), "")
 
     def part(self, name: str, multipart: str, number: int, body: Bytes) -> Part:
         """Upload a part. One of the same number that was there is replaced."""
@@ -165,7 +182,10 @@ class Bucket:
 
     def complete(self, name: str, multipart: str, parts: Sequence[Part]) -> None:
         """Make the parts an object. Gone also where that has been done already, on some services."""
-        listed = [{"PartNumber": part.number, "ETag": part.etag, "ChecksumCRC32": part.checksum} for part in parts]
+        listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
+        for entry, part in zip(listed, parts, strict=True):
+            if part.checksum:
+                entry["ChecksumCRC32"] = part.checksum
         self._call(
             "CompleteMultipartUpload",
             WRITE_PATIENCE,

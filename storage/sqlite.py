@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,8 +37,11 @@ ROOM_TO_OPEN = 256 * 1024
 """Bytes that SQLite needs on the disk to open a database that was closed: its log and the log's index."""
 
 
+_NUMBERED = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
+
+
 class SQLiteDatabase:
-    """A `storage.database.Database` in a file below a root.
+    """A `storage.database.MovableDatabase` in a file below a root.
 
     ``found``: the version that it had when it was opened, "" for the base of the chain, None for one that was made.
     """
@@ -153,6 +156,38 @@ class SQLiteDatabase:
     def retry(self, write: Callable[[], T], is_repeatable: bool) -> T:
         """Once: whoever writes, writes alone, and what was not made will not be made the second time either."""
         return write()
+
+    # -- moving
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A read transaction. The write-ahead log grows while it lasts."""
+        connection = self._borrow()
+        try:
+            connection.execute("BEGIN")
+            connection.execute(
+                "SELECT count(*) FROM alembic_version"
+            ).fetchone()  # the first look is what the moment is
+            yield connection
+        finally:
+            connection.execute("ROLLBACK")
+            self._idle.append(connection)
+
+    def last_numbers(self) -> dict[str, int]:
+        """What SQLite keeps for tables whose numbers are never given twice; of the others it takes the highest that is there."""
+        return {str(name): int(number) for name, number in self.rows("SELECT name, seq FROM sqlite_sequence", ())}
+
+    def go_on_from(self, numbers: Mapping[str, int]) -> None:
+        """The same, written. Tables that have no such number need none."""
+        tables = {str(name) for (name,) in self.rows(_NUMBERED, ())}
+        with self.transaction() as connection:
+            for table in sorted(tables & numbers.keys()):
+                connection.execute("DELETE FROM sqlite_sequence WHERE name = ? AND seq < ?", (table, numbers[table]))
+                connection.execute(
+                    "INSERT INTO sqlite_sequence (name, seq) SELECT ?, ?"
+                    " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?)",
+                    (table, numbers[table], table),
+                )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -178,13 +178,17 @@ def portside(
 
 
 @contextlib.contextmanager
-def distribution(root: Path, *settings: str) -> Iterator[Server]:
-    """The CNCF's reference registry on ``root``, with deletion switched on. ``settings``: more lines of its configuration."""
+def distribution(root: Path, *settings: str, storage: str = "") -> Iterator[Server]:
+    """The CNCF's reference registry on ``root``, with deletion switched on. ``settings``: more lines of its configuration.
+
+    ``storage``: how that names another place than ``root``.
+    """
     with tempfile.TemporaryDirectory(prefix="portside-") as scratch:
         address = f"127.0.0.1:{free_port()}"
         config = Path(scratch) / "config.yml"
+        kept_in = storage or f"filesystem: {{rootdirectory: {root}}}"
         config.write_text(
-            f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}\n"
+            f"version: 0.1\nlog: {{level: warn}}\nstorage: {{{kept_in}, delete: {{enabled: true}}}}\n"
             f"http: {{addr: '{address}', secret: tests}}\n" + "".join(f"{line}\n" for line in settings)
         )
         log = Path(scratch) / "log"
