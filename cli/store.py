@@ -16,6 +16,15 @@ from cli.place import Place, at_place, checked_place
 if TYPE_CHECKING:
     from storage.moving import Hub, Moved
 
+WORDS = {
+    "outbox": "events",
+    "audit": "audit records",
+    "manifest_references": "references",
+    "repository_blobs": "links to blobs",
+    "repository_manifests": "links to manifests",
+}
+"""What is in tables that people know by other names."""
+
 store = group_of_verbs("Where a hub is: copy it to another database, disk or bucket.")
 
 
@@ -99,7 +108,7 @@ def _tell(place: Place, there: Place, moved: Moved, keys: int) -> None:
         f"{moved.blobs} blobs ({human(moved.bytes)}) were copied and verified, {moved.present} are there; "
         f"{moved.written} rows were written and {moved.removed} removed; {keys} signing keys"
     )
-    counts = ", ".join(f"{ours} {table.replace('_', ' ')}" for table, (_, ours) in moved.rows.items() if ours)
+    counts = ", ".join(f"{ours} {WORDS.get(table, table)}" for table, (_, ours) in moved.rows.items() if ours)
     print(f"{there} has {counts or 'nothing'}")
     for line in moved.problems:
         print(f"problem: {line}")

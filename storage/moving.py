@@ -27,7 +27,7 @@ IDENTITY = "identity"
 COPY = "copy"
 """Rows of the tasks whose notes are a hub's own name, and the name of the hub that it is a copy of."""
 PASSES = 2
-"""The first brings nearly all bytes; the second what came meanwhile."""
+"""The first brings nearly all bytes; the second, unless the first found nothing to do, what came meanwhile."""
 LOGS = ("outbox", "audit")
 """Tables that each write adds to: their last rows tell whether somebody wrote."""
 
@@ -99,7 +99,11 @@ def move(source: Hub, destination: Hub, progress: Progress) -> Moved:
             counts, sparse, seen = mirrored.rows, _count(then, _SPARSE), _last_rows(then)
         destination.database.go_on_from(source.database.last_numbers())
         destination.collected.empty_trash()
+        before = done.blobs
+        done.problems.clear()
         _bring(source, destination, done, progress)
+        if not (mirrored.written or mirrored.removed or done.blobs > before):
+            break
     done.problems += [
         f"manifest {name} is damaged at the source: push its image there again" for name in sorted(damaged)
     ]

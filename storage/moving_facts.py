@@ -30,8 +30,8 @@ OWN = {("blobs", "place")}
 BODIES = {"manifests": "body"}
 """Columns that are compared by their length, and read by themselves. Such a table's digest tells whether one is right."""
 BATCH = 500
-BODIES_BATCH = 16
-"""Rows of one transaction: a manifest may have 8 MiB."""
+BODIES_MAX = 8 * 1024 * 1024
+"""Rows of one transaction, and bytes of bodies after which it has no more."""
 
 Key = tuple[Any, ...]
 Values = tuple[Any, ...]
@@ -183,7 +183,7 @@ def _write(
     """Write rows that the destination does not have, or has otherwise."""
     count = 0
     waiting: list[tuple[Key, Values]] = []
-    size = BODIES_BATCH if table.body else BATCH
+    size = 0
 
     def flush() -> None:
         rows = [(*key, *values, *_body(table, source, key, values, done)) for key, values in waiting]
@@ -195,8 +195,10 @@ def _write(
         count += theirs is not None
         if theirs is not None and theirs != ours:
             waiting.append((key, theirs[: len(table.values)]))
-            if len(waiting) == size:
+            size += theirs[-1] if table.body else 0
+            if len(waiting) == BATCH or size > BODIES_MAX:
                 flush()
+                size = 0
                 progress(table.name, count)
     if waiting:
         flush()

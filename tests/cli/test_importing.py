@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
+import signal
+import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +17,16 @@ import pytest
 from cli.place import Place
 from oci.digest import Digest
 from storage import s3_copying
+from storage.database import Database
 from storage.sql_metadata import SQLMetadata
 from tests import images, s3
-from tests.cli.running import Done, call
+from tests.cli.running import Done, call, command
 from tests.clients import wire
 from tests.clients.hubs import Hub
 from tests.clients.test_crane import Crane
 from tests.clients.wire import Witness
 from tests.postgres import Postgres
-from tests.servers import Containers, Docker, Server, distribution, portside
+from tests.servers import Containers, Docker, Server, distribution, portside, wait_until
 
 LAYOUT = "docker/registry/v2"
 SMALL = images.small("imported")
@@ -196,6 +200,36 @@ def test_an_object_that_is_damaged_leaves_nothing(service: Server, tmp_path: Pat
     assert f"broken: repository app: blob {layer} is damaged: its bytes are others" in done.stdout
     kept = [name for name in s3.objects(service.url, f"{prefix}-hub") if name.startswith("data/")]
     assert len(kept) == 2, "a layer and the config"
+
+
+def test_an_import_that_is_killed_goes_on(service: Server, tmp_path: Path) -> None:
+    place = Place(tmp_path / "hub", "", f"s3://{s3.BUCKET}/{uuid.uuid4().hex}", service.url)
+    volume = tmp_path / "volume"
+    with distribution(volume) as server:
+        crane = crane_of(server, tmp_path / "crane")
+        for number in range(12):
+            crane.push_image(images.large(1, number), f"{server.address}/app{number}:1")
+    options = ["--root", str(place.root), "--store", place.store, "--s3-endpoint", place.s3_endpoint]
+    with contextlib.closing(place.open_database()) as database:
+        for count in (3, 8):
+            importing = subprocess.Popen(
+                command(["import", "distribution", volume, *options]), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            try:
+                query = "SELECT count(*) FROM tags"
+                wait_until(functools.partial(_has_rows, database, query, count), "some images are there")
+            finally:
+                importing.kill()
+                importing.communicate()
+            assert importing.returncode == -signal.SIGKILL
+    done = import_from(volume, place).stdout
+    assert done.startswith("12 repositories with 12 manifests and 12 tags; ")
+    assert int(done.split("; ")[1].split()[0]) < 16
+    assert "24 blobs (12 MB), 12 manifests and 12 tags verified; 0 blobs that" in call("check", *options).stdout
+
+
+def _has_rows(database: Database, query: str, count: int) -> bool:
+    return int(database.row(query, ())[0]) >= count
 
 
 def test_what_is_broken_is_told_by_name(filled: Filled, tmp_path: Path) -> None:
