@@ -6,7 +6,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 RUN python3 -m venv --without-pip /opt/portside && python3 -m venv /opt/pip
 # What it depends on first: it is not installed again when only the hub's own code changed.
 WORKDIR /src
-COPY pyproject.toml LICENSE README.md ./
+COPY pyproject.toml ./
 RUN /opt/pip/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
  && /opt/pip/bin/pip --python /opt/portside/bin/python install --no-cache-dir --only-binary :all: -r requirements.txt
 # Of AWS's services the hub asks these: to store, and to be let in. The descriptions of the others are 25 MB.

@@ -56,6 +56,7 @@ def daemon(*options: str, inside: Sequence[str] = ()) -> Iterator[Docker]:
             docker("rm", "--force", "--volumes", *left)
         docker("volume", "prune", "--force")
         docker("network", "prune", "--force")
+        docker("image", "prune", "--force")
         yield docker
 
 

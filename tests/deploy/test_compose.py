@@ -6,6 +6,7 @@ import ipaddress
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,41 @@ def test_the_page_and_its_copies(deployed: Deployed) -> None:
     assert deployed.pull("copied") == pushed
     assert "bob" in deployed.run("docker compose run --rm accounts user ls")
     deployed.push("after")
+
+
+def test_a_new_version(deployed: Deployed) -> None:
+    """The hubs are replaced, and whoever asks meanwhile is answered."""
+    before = deployed.run("docker compose ps --quiet portside-1 portside-2").split()
+    deployed.docker("build", "--tag", "portside", "-", stdin=b"FROM portside\nLABEL version=next\n")
+    curl = f"curl -s --cacert deploy/tls/hub.crt -o /dev/null -w '%{{http_code}}\\n' https://{NAME}/v2/"
+    asking = shell(deployed.place, f"while read -r -t 0.2 || [ $? -gt 128 ]; do {curl} || true; done")
+    command = [*deployed.machine.inside, *map(str, asking)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        try:
+            deployed.run(block("new"))
+        finally:
+            said, _ = client.communicate(timeout=60)
+    after = deployed.run("docker compose ps --quiet portside-1 portside-2").split()
+    assert len(after) == 2
+    assert not set(before) & set(after)
+    assert len(said.split()) > 10
+    assert set(said.split()) == {b"401"}
+
+
+def test_a_hub_without_its_database_is_not_healthy(deployed: Deployed) -> None:
+    (hub,) = json.loads(deployed.docker("inspect", *deployed.run("docker compose ps --quiet portside-1").split()))
+    assert hub["State"]["Health"]["Status"] == "healthy"
+    kind, *command = hub["Config"]["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    deployed.run("docker compose stop postgres")
+    with pytest.raises(ServerError, match=r"HTTP Error 503|timed out"):  # of a name that is gone DNS may say so late
+        deployed.docker("exec", hub["Id"], *command)
+    deployed.run("docker compose up --detach --wait postgres")
+    servers.wait_until(lambda: answers_again(deployed), "the hubs have found it again")
+
+
+def answers_again(deployed: Deployed) -> bool:
+    return deployed.curl("/healthz", "-o", "/dev/null", "-w", "%{http_code}") == "200"
 
 
 def test_containers_may_do_little(deployed: Deployed) -> None:
