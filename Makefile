@@ -73,7 +73,7 @@ check: packages-install $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/test_imports.py
 
 test: as-root packages-test $(VENV)/installed-test
-	@$(PYTHON) scripts/gotools.py crane regctl helm cosign registry versitygw minio
+	@$(PYTHON) scripts/gotools.py crane regctl helm cosign registry versitygw minio docker-compose
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile $(PYTEST_ARGS)
 
 conformance: packages-install $(VENV)/installed

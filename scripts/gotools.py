@@ -1,6 +1,6 @@
 """Builds the Go programs that the tests and the benchmarks use, at pinned versions, into the user's cache folder.
 
-    python3 scripts/gotools.py crane regctl helm cosign registry versitygw minio
+    python3 scripts/gotools.py crane regctl helm cosign registry versitygw minio docker-compose
 
 Each lies at ${XDG_CACHE_HOME:-~/.cache}/portside/tools/NAME-VERSION/NAME, so that a second clone finds it. A program appears
 there by a rename when it is whole, and a lock for each keeps two runs from building the same one. Standard library only: this
@@ -29,6 +29,8 @@ class GoTool:
 
     package: str
     version: str
+    module: str = ""
+    """Where the module's own go.mod leaves others' versions out, which ``go install`` refuses: the module, to be built from another one."""
 
 
 TOOLS = {
@@ -39,6 +41,7 @@ TOOLS = {
     "registry": GoTool("github.com/distribution/distribution/v3/cmd/registry", "v3.1.1"),
     "versitygw": GoTool("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
     "minio": GoTool("github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c"),
+    "docker-compose": GoTool("github.com/docker/compose/v2/cmd", "v2.40.3", module="github.com/docker/compose/v2"),
 }
 GO_MINIMUM = (1, 26)
 """What the versions above ask for in their go.mod."""
@@ -124,14 +127,16 @@ def build(name: str, go: Path) -> None:
         if target.exists():
             return
         with tempfile.TemporaryDirectory(dir=cache(), prefix=f".{name}-") as scratch:
-            command = [str(go), "install", "-trimpath", "-ldflags=-s -w", f"{tool.package}@{tool.version}"]
+            command = _command(name, go, Path(scratch))
             # A Go that is new enough is at hand: it must not fetch another one.
             environment = os.environ | {"GOBIN": f"{scratch}/bin", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
             environment["PATH"] = f"{go.parent}{os.pathsep}{environment.get('PATH', '')}"
             begin = time.monotonic()
             say(f"building {name} {tool.version}")
             with (Path(scratch) / "log").open("w+") as log:
-                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                process = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=scratch
+                )
                 while True:
                     try:
                         code = process.wait(REPORT_SECONDS)
@@ -149,6 +154,16 @@ def build(name: str, go: Path) -> None:
             shutil.rmtree(target.parent, ignore_errors=True)
             os.rename(f"{scratch}/bin", target.parent)
             say(f"built {name} {tool.version} in {time.monotonic() - begin:.0f} s")
+
+
+def _command(name: str, go: Path, scratch: Path) -> list[str]:
+    """What puts the program into ``bin`` below ``scratch``, where it is run."""
+    tool = TOOLS[name]
+    flags = ["-trimpath", "-ldflags=-s -w"]
+    if not tool.module:
+        return [str(go), "install", *flags, f"{tool.package}@{tool.version}"]
+    (scratch / "go.mod").write_text(f"module {name}\ngo {GO_BIN}\nrequire {tool.module} {tool.version}\n")
+    return [str(go), "build", "-mod=mod", *flags, "-o", f"bin/{name}", tool.package]
 
 
 def say(message: str) -> None:

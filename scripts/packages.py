@@ -35,6 +35,7 @@ PROGRAMS = {
     "libc6-dev": "/usr/include/stdio.h",
     "libssl-dev": "/usr/include/openssl/ssl.h",
     "curl": "curl",
+    "debootstrap": "debootstrap",
     "openssl": "openssl",
     "iproute2": "ip",
     "containerd": "ctr",
@@ -48,10 +49,22 @@ INSTALL = ["python3-venv"]
 ENGINE = ["conmon", "crun", "runc"]
 DEMO = [*INSTALL, *ENGINE, "busybox-static"]
 CLIENTS = ["docker.io", "podman", "skopeo", "buildah", "iptables", "containerd", "ca-certificates", "curl", "openssl"]
+DEPLOY = ["debootstrap"]
 LAN = ["iproute2", "nginx"]
 COMPILER = ["gcc", "libc6-dev", "libssl-dev"]
 DISKS = ["e2fsprogs", "mount"]
-TEST = [*DEMO, *CLIENTS, *LAN, *COMPILER, *DISKS, "strace", "wrk", "golang-github-containers-common", "postgresql"]
+TEST = [
+    *DEMO,
+    *CLIENTS,
+    *LAN,
+    *DEPLOY,
+    *COMPILER,
+    *DISKS,
+    "strace",
+    "wrk",
+    "golang-github-containers-common",
+    "postgresql",
+]
 BENCH = [*INSTALL, "docker.io", "iptables", *COMPILER, *DISKS]
 SETS = {"install": INSTALL, "demo": DEMO, "test": TEST, "bench": BENCH}
 

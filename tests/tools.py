@@ -23,8 +23,9 @@ class MissingToolError(Exception):
 def tool(name: str) -> Path:
     """The path of a program.
 
-    ``portside`` is this checkout's own; crane, regctl, helm, cosign, registry (distribution), versitygw and minio are the pinned ones that
-    ``make test`` builds into the user's cache, or lie in the folder that PORTSIDE_TOOLS names; all others are the system's.
+    ``portside`` is this checkout's own; crane, regctl, helm, cosign, registry (distribution), versitygw, minio and docker-compose are the
+    pinned ones that ``make test`` builds into the user's cache, or lie in the folder that PORTSIDE_TOOLS names; all others are the
+    system's.
 
     Raises MissingToolError.
     """
