@@ -104,12 +104,12 @@ def secure_hub(directory: Path) -> Iterator[Hub]:
 
 
 @contextlib.contextmanager
-def scaled_hub(directory: Path, postgres: Postgres, *options: str) -> Iterator[Hub]:
+def scaled_hub(directory: Path, postgres: Postgres, *options: str, kind: str = "versitygw") -> Iterator[Hub]:
     """Three servers of one PostgreSQL and one bucket behind nginx, on the loopback, where Docker takes any certificate.
 
-    All other clients look at it, as programs in Go do by SSL_CERT_FILE.
+    All other clients look at it, as programs in Go do by SSL_CERT_FILE. ``kind``: of S3.
     """
-    with scaled(directory, postgres, *options) as running:
+    with scaled(directory, postgres, *options, kind=kind) as running:
         with running.people() as people:
             add(people, USER, *CLIENTS)
             _make_rules(people)
