@@ -4,7 +4,7 @@
 #   make check        lint, format, types, known holes, imports
 #   make conformance SUITE=/path/to/binary
 #   make bench        [ROUNDS=5] [ZOT=/path] [ZB=/path]
-#   make soak         [SOAK_KILLS=500] [SOAK_COLLECTIONS=500]
+#   make soak         [SOAK_KILLS=500] [SOAK_SCALED_KILLS=200] [SOAK_COLLECTIONS=500]
 #   make install      .venv/bin/portside
 
 SHELL := /bin/bash
@@ -23,6 +23,7 @@ SOURCES := $(PRODUCT) tests bench scripts demo
 # What a person may set.
 ROUNDS ?= 5
 SOAK_KILLS ?= 500
+SOAK_SCALED_KILLS ?= 200
 SOAK_COLLECTIONS ?= 500
 SUITE ?=
 ZOT ?=
@@ -89,9 +90,10 @@ bench: as-root packages-bench $(VENV)/installed-test
 	$(BIN)/python -m bench.report .build/bench.json > .build/bench.md && mv .build/bench.md bench/README.md
 
 soak: as-root packages-test $(VENV)/installed-test
-	@$(PYTHON) scripts/gotools.py crane registry
-	PORTSIDE_SOAK_KILLS=$(SOAK_KILLS) PORTSIDE_SOAK_COLLECTIONS=$(SOAK_COLLECTIONS) \
-	  $(BIN)/python -m pytest tests/durability/test_kill.py tests/durability/test_collecting.py --timeout 14400 $(PYTEST_ARGS)
+	@$(PYTHON) scripts/gotools.py crane registry versitygw minio
+	PORTSIDE_SOAK_KILLS=$(SOAK_KILLS) PORTSIDE_SOAK_SCALED_KILLS=$(SOAK_SCALED_KILLS) PORTSIDE_SOAK_COLLECTIONS=$(SOAK_COLLECTIONS) \
+	  $(BIN)/python -m pytest tests/durability/test_kill.py tests/durability/test_collecting.py tests/scale/test_kill.py \
+	  --timeout 14400 $(PYTEST_ARGS)
 
 clean:
 	rm -rf .build .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis conformance-results build *.egg-info

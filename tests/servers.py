@@ -274,16 +274,19 @@ def _unmount_below(directory: Path) -> None:
 class Containers:
     """podman, buildah and skopeo with image stores, locks and configuration below one directory; see ``containers``.
 
-    ``inside``: what comes before their commands to have them run in other namespaces.
+    ``inside``: what comes before their commands to have them run in other namespaces. ``trusting``: the one certificate that they trust,
+    None for the system's.
     """
 
     directory: Path
     inside: tuple[str, ...] = ()
+    trusting: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """No user's or system's registries, credentials or stores are read or written."""
         return {
             **os.environ,
+            **({"SSL_CERT_FILE": str(self.trusting)} if self.trusting else {}),
             "PATH": SYSTEM_PATH,
             "HOME": str(self.directory / "home"),
             "XDG_RUNTIME_DIR": str(self.directory / "runtime"),
@@ -300,8 +303,10 @@ class Containers:
 
 
 @contextlib.contextmanager
-def containers(inside: Sequence[str] = ()) -> Iterator[Containers]:
-    """The surroundings of podman, buildah and skopeo. The registries of the loopback are spoken to in plain HTTP."""
+def containers(inside: Sequence[str] = (), trusting: Path | None = None) -> Iterator[Containers]:
+    """The surroundings of podman, buildah and skopeo. The registries of the loopback are spoken to in plain HTTP, unless there is one
+    to trust.
+    """
     directory = Path(tempfile.mkdtemp(prefix="portside-containers-"))
     try:
         for name in ("home/.config/containers", "runtime", "tmp"):
@@ -309,9 +314,8 @@ def containers(inside: Sequence[str] = ()) -> Iterator[Containers]:
         (directory / "storage.conf").write_text(
             f'[storage]\ndriver = "vfs"\ngraphroot = "{directory}/graph"\nrunroot = "{directory}/run"\n'
         )
-        (directory / "registries.conf").write_text(
-            'unqualified-search-registries = []\n[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n'
-        )
+        plain = "" if trusting else '[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n'
+        (directory / "registries.conf").write_text(f"unqualified-search-registries = []\n{plain}")
         (directory / "containers.conf").write_text(
             '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n[network]\nnetwork_backend = "cni"\n'
         )
@@ -320,7 +324,7 @@ def containers(inside: Sequence[str] = ()) -> Iterator[Containers]:
         (directory / "home/.config/containers/policy.json").write_text(
             '{"default": [{"type": "insecureAcceptAnything"}]}'
         )
-        yield Containers(directory, tuple(inside))
+        yield Containers(directory, tuple(inside), trusting)
     finally:
         _unmount_below(directory)
         shutil.rmtree(directory)

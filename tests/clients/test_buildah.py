@@ -10,7 +10,7 @@ import pytest
 from tests import images
 from tests.clients import wire
 from tests.clients.cutting import Direction, cutting, once_more
-from tests.clients.hubs import Hub
+from tests.clients.hubs import EVERY_HUB, Hub
 from tests.servers import Containers
 
 
@@ -37,6 +37,7 @@ def pulled_digest(hub: Hub, containers: Containers, reference: str) -> str:
     return digest
 
 
+@EVERY_HUB
 @pytest.mark.parametrize("form", ["oci", "docker"])
 def test_push_then_pull_by_tag_and_digest(form: str, hub: Hub, containers: Containers, tmp_path: Path) -> None:
     name = f"{hub.address}/buildah/push-{form}"

@@ -11,7 +11,7 @@ import pytest
 from tests import images
 from tests.accounts import PASSWORD
 from tests.clients import wire
-from tests.clients.hubs import USER, Hub
+from tests.clients.hubs import EVERY_HUB, USER, Hub
 from tests.clients.test_crane import Crane
 from tests.servers import ServerError
 
@@ -52,6 +52,7 @@ def cosign(hub: Hub, tmp_path: Path) -> Cosign:
     return program
 
 
+@EVERY_HUB
 def test_a_signature_is_a_referrer(cosign: Cosign, crane: Crane, hub: Hub, tmp_path: Path) -> None:
     sent = images.small("signed")
     name = f"{hub.address}/cosign/bundle"

@@ -12,7 +12,7 @@ from tests import images
 from tests.accounts import PASSWORD
 from tests.clients import wire
 from tests.clients.cutting import Direction, cutting
-from tests.clients.hubs import USER, Hub
+from tests.clients.hubs import EVERY_HUB, USER, Hub
 from tests.servers import distribution
 
 
@@ -49,6 +49,7 @@ def crane(hub: Hub, tmp_path: Path) -> Crane:
     return program
 
 
+@EVERY_HUB
 @pytest.mark.parametrize("is_docker", [False, True], ids=["oci", "docker"])
 def test_push_then_pull_by_tag_and_digest(is_docker: bool, crane: Crane, hub: Hub, tmp_path: Path) -> None:
     sent, name = images.small(is_docker=is_docker), f"{hub.address}/crane/push-{is_docker}".lower()
@@ -62,6 +63,7 @@ def test_push_then_pull_by_tag_and_digest(is_docker: bool, crane: Crane, hub: Hu
     crane("validate", "--remote", f"{name}:1")
 
 
+@EVERY_HUB
 def test_multi_platform_index(crane: Crane, hub: Hub, tmp_path: Path) -> None:
     name = f"{hub.address}/crane/multi"
     sent = images.multi_platform()
@@ -87,6 +89,7 @@ def test_copy_keeps_an_index_whole_and_mounts(crane: Crane, hub: Hub, tmp_path: 
         assert wire.digest_of(hub.witness, "crane/copied", child) == child
 
 
+@EVERY_HUB
 def test_list_tags_catalogue_and_delete(crane: Crane, hub: Hub, tmp_path: Path) -> None:
     sent, name = images.small("crane tags"), f"{hub.address}/crane/tags"
     crane.push_image(sent, f"{name}:1")

@@ -11,7 +11,7 @@ import pytest
 from tests import images
 from tests.clients import wire
 from tests.clients.cutting import Direction, cutting
-from tests.clients.hubs import Hub
+from tests.clients.hubs import EVERY_HUB, Hub
 from tests.servers import Docker
 
 
@@ -44,6 +44,7 @@ def _forget(docker: Docker) -> Iterator[None]:
         docker("rmi", "-f", *dict.fromkeys(ids))
 
 
+@EVERY_HUB
 def test_push_then_pull_by_tag_and_digest(docker: Docker, hub: Hub) -> None:
     reference = f"{hub.address}/docker/push:1"
     load(docker, images.small(), reference)
@@ -66,6 +67,7 @@ def test_a_second_push_sends_nothing_and_a_second_repository_mounts(docker: Dock
     assert digest in said
 
 
+@EVERY_HUB
 def test_all_tags(docker: Docker, hub: Hub) -> None:
     name = f"{hub.address}/docker/tags"
     load(docker, images.small(), f"{name}:1")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.accounts import PASSWORD
 from tests.clients import wire
-from tests.clients.hubs import USER, Hub
+from tests.clients.hubs import EVERY_HUB, USER, Hub
 from tests.tools import tool
 
 
@@ -63,6 +63,7 @@ def said_digest(output: str) -> str:
     return said[1]
 
 
+@EVERY_HUB
 def test_push_then_pull_by_version_and_digest(helm: Helm, hub: Hub, tmp_path: Path) -> None:
     name = f"oci://{hub.address}/helm"
     charts = {version: package(helm, tmp_path, version) for version in ("0.1.0", "0.2.0+build.5")}

@@ -11,7 +11,7 @@ import pytest
 from tests import images
 from tests.accounts import PASSWORD
 from tests.clients import wire
-from tests.clients.hubs import USER, Hub
+from tests.clients.hubs import EVERY_HUB, USER, Hub
 from tests.clients.wire import Witness
 
 
@@ -44,6 +44,7 @@ def make_client(
     return client
 
 
+@EVERY_HUB
 @pytest.mark.parametrize(("how", "is_chunked"), [("basic", False), ("token", True)], ids=["whole", "chunked"])
 def test_push_then_pull_by_tag_and_digest(
     how: str, is_chunked: bool, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +72,7 @@ def test_push_then_pull_by_tag_and_digest(
         assert Path(pulled).read_bytes() == payload
 
 
+@EVERY_HUB
 def test_list_tags_and_delete(client: oras.client.OrasClient, hub: Hub, tmp_path: Path) -> None:
     name = f"{hub.witness.address}/oras/tags"
     for tag in ("1", "2", "3"):

@@ -10,7 +10,7 @@ import pytest
 from tests import images
 from tests.clients import wire
 from tests.clients.cutting import Direction, cutting, once_more
-from tests.clients.hubs import Hub
+from tests.clients.hubs import EVERY_HUB, Hub
 from tests.servers import Containers
 
 
@@ -32,6 +32,7 @@ def pulled_digest(hub: Hub, containers: Containers, reference: str) -> str:
     return digest
 
 
+@EVERY_HUB
 @pytest.mark.parametrize("form", ["oci", "v2s2"])
 def test_push_then_pull_by_tag_and_digest(form: str, hub: Hub, containers: Containers, tmp_path: Path) -> None:
     name = f"{hub.address}/podman/push-{form}"
@@ -42,6 +43,7 @@ def test_push_then_pull_by_tag_and_digest(form: str, hub: Hub, containers: Conta
     assert pulled_digest(hub, containers, f"{name}@{digest}") == digest
 
 
+@EVERY_HUB
 def test_list_tags(hub: Hub, containers: Containers, tmp_path: Path) -> None:
     name = f"{hub.address}/podman/tags"
     load(containers, images.small(), f"{name}:1")
@@ -53,6 +55,7 @@ def test_list_tags(hub: Hub, containers: Containers, tmp_path: Path) -> None:
     assert [row.split() for row in rows] == [[name, "1"], [name, "2"]]
 
 
+@EVERY_HUB
 def test_multi_platform_index(hub: Hub, containers: Containers, tmp_path: Path) -> None:
     name = f"{hub.address}/podman/multi"
     containers("podman", "manifest", "create", f"{name}:all")

@@ -12,7 +12,7 @@ from tests import images
 from tests.accounts import PASSWORD
 from tests.clients import wire
 from tests.clients.cutting import Direction, cutting
-from tests.clients.hubs import USER, Hub
+from tests.clients.hubs import EVERY_HUB, USER, Hub
 
 
 class Regctl:
@@ -51,6 +51,7 @@ def regctl(hub: Hub, tmp_path: Path) -> Regctl:
     return program
 
 
+@EVERY_HUB
 @pytest.mark.parametrize("kind", ["image", "docker", "index", "list"])
 def test_push_then_pull_by_tag_and_digest(kind: str, regctl: Regctl, hub: Hub, tmp_path: Path) -> None:
     sent = {
@@ -75,6 +76,7 @@ def test_push_then_pull_by_tag_and_digest(kind: str, regctl: Regctl, hub: Hub, t
     assert wire.digest_of(hub.witness, f"regctl/push-{kind}", "imported") == sent.digest
 
 
+@EVERY_HUB
 def test_list_tags_and_delete(regctl: Regctl, hub: Hub, tmp_path: Path) -> None:
     sent, name = images.small("regctl tags"), f"{hub.address}/regctl/tags"
     images.write_layout(tmp_path / "layout", sent=sent)

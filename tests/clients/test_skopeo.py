@@ -10,7 +10,7 @@ import pytest
 from tests import images
 from tests.clients import wire
 from tests.clients.cutting import Direction, cutting, once_more
-from tests.clients.hubs import Hub
+from tests.clients.hubs import EVERY_HUB, Hub
 from tests.servers import Containers
 
 CONTENTS = {
@@ -48,6 +48,7 @@ def copy(hub: Hub, containers: Containers, source: str, target: str, *options: s
     containers("skopeo", "copy", "--preserve-digests", *plain, *options, source, target)
 
 
+@EVERY_HUB
 @pytest.mark.parametrize("tag", CONTENTS)
 def test_push_then_pull_by_tag_and_digest(
     tag: str, sources: dict[str, str], hub: Hub, containers: Containers, tmp_path: Path
@@ -78,6 +79,7 @@ def test_one_platform_of_an_index(sources: dict[str, str], hub: Hub, containers:
     assert (tmp_path / "arm/manifest.json").read_bytes() == images.small(architecture="arm64").raw
 
 
+@EVERY_HUB
 def test_list_tags_and_delete(sources: dict[str, str], hub: Hub, containers: Containers) -> None:
     name = f"docker://{hub.address}/skopeo/tags"
     for tag in ("1", "2"):

@@ -4,11 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tests.wire.client import Connection
+from tests.wire.client import Answer, Connection
 from tests.wire.content import digest_of
+
+AT_ONCE = 500
+"""Requests on one connection: nginx ends each after a thousand."""
+
+
+class NotNow(OSError):
+    """An answer that says to try again, to clients much as if there had been none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How clients reach a registry: by which connections, with which headers, and after which statuses they try again."""
+
+    connect: Callable[[], Connection]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    again: frozenset[int] = frozenset()
+
+    def request(
+        self,
+        connection: Connection,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """The answer to one request; NotNow."""
+        answer = connection.request(method, target, {**self.headers, **(headers or {})}, body)
+        if answer.status in self.again:
+            raise NotNow(f"{method} {target} is answered {answer.status}")
+        return answer
+
+
+def over(address: str) -> Reach:
+    """Plain HTTP to one server, which may go away but makes no excuses."""
+    return Reach(lambda: Connection(address))
 
 
 @dataclass(slots=True)
@@ -49,25 +84,27 @@ class Ledger:
         with self.lock:
             return [*self.blobs, *self.manifests, *self.tags]
 
-    def verify(self, address: str, paths: Iterable[str]) -> int:
+    def verify(self, reach: Reach, paths: Iterable[str]) -> int:
         """Read so many paths back, each whole; how many. AssertionError names the first that is not what was acknowledged.
 
         Nothing may be written meanwhile to the tags among them.
         """
-        count = 0
-        with Connection(address) as connection:
-            for path in paths:
-                answer = connection.request("GET", path)
-                if path in self.tags:
-                    found = answer.header("docker-content-digest") if answer.status == 200 else None
-                    assert answer.status in (200, 404), (path, answer)
-                    assert found in self.tags[path], f"{path} is {found}, acknowledged was {self.tags[path]}"
-                elif path in self.manifests:
-                    assert (answer.status, answer.body) == (200, self.manifests[path]), path
-                else:
-                    assert answer.status == 200, f"{path} was answered 201 and is {answer.status} now: {answer.body!r}"
-                    algorithm, _, expected = path.rpartition("/")[2].partition(":")
-                    assert hashlib.new(algorithm, answer.body).hexdigest() == expected, f"{path} has other bytes"
-                    assert len(answer.body) == self.blobs[path], path
-                count += 1
-        return count
+        known = list(paths)
+        for begin in range(0, len(known), AT_ONCE):
+            with reach.connect() as connection:
+                for path in known[begin : begin + AT_ONCE]:
+                    self._verify(path, reach.request(connection, "GET", path))
+        return len(known)
+
+    def _verify(self, path: str, answer: Answer) -> None:
+        if path in self.tags:
+            found = answer.header("docker-content-digest") if answer.status == 200 else None
+            assert answer.status in (200, 404), (path, answer)
+            assert found in self.tags[path], f"{path} is {found}, acknowledged was {self.tags[path]}"
+        elif path in self.manifests:
+            assert (answer.status, answer.body) == (200, self.manifests[path]), path
+        else:
+            assert answer.status == 200, f"{path} was answered 201 and is {answer.status} now: {answer.body!r}"
+            algorithm, _, expected = path.rpartition("/")[2].partition(":")
+            assert hashlib.new(algorithm, answer.body).hexdigest() == expected, f"{path} has other bytes"
+            assert len(answer.body) == self.blobs[path], path

@@ -9,8 +9,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.durability.ledger import Ledger
-from tests.durability.test_kill import SEED, Pusher
+from tests.durability.ledger import Ledger, over
+from tests.durability.pushing import SEED, Pusher
 from tests.servers import Server, answers, free_port, run, start_portside, wait_until
 from tests.tools import tool
 
@@ -36,7 +36,7 @@ def _have_pushed(ledger: Ledger, goal: int, pushers: list[Pusher]) -> bool:
 def test_a_worker_that_is_killed_is_replaced_and_loses_nothing(tmp_path: Path) -> None:
     root, log, ledger = tmp_path / "root", tmp_path / "log", Ledger()
     server = start_portside(root, log, "--floor", "0", "--workers", "2", port=free_port())
-    pushers = [Pusher(number, server.address, ledger) for number in range(3)]
+    pushers = [Pusher(number, over(server.address), ledger) for number in range(3)]
     rng = random.Random(SEED)
     try:
         wait_until(lambda: len(workers_of(server)) == 2, "two workers run")
@@ -56,7 +56,7 @@ def test_a_worker_that_is_killed_is_replaced_and_loses_nothing(tmp_path: Path) -
         for pusher in pushers:
             pusher.join(60)
         assert not [pusher.failure for pusher in pushers if pusher.failure or pusher.is_alive()]
-        whole = ledger.verify(server.address, ledger.paths())
+        whole = ledger.verify(over(server.address), ledger.paths())
         assert server.terminate() == 0
     finally:
         for pusher in pushers:

@@ -14,6 +14,7 @@ from storage.sql_people import SQLPeople
 from tests import nginx, s3
 from tests.accounts import PASSWORD
 from tests.postgres import Postgres
+from tests.scale.collecting import PREFIX
 from tests.secure import SecureConnection
 from tests.servers import Server, answers, await_start, free_port, run, spawn, start_portside
 from tests.tools import tool
@@ -22,7 +23,6 @@ from tests.wire.client import SECONDS
 SERVERS = 3
 ADMIN = "root"
 HOST = "127.0.0.1"
-PREFIX = "hub"
 OPTIONS = ("--floor", "0", "--trusted-proxy", HOST)
 
 
@@ -112,6 +112,7 @@ def scaled(
             raise
         finally:
             codes = [server.terminate() for server in hub.servers if server.process.poll() is None]
+            stack.callback(hub.service.kill)  # it may have been started again
         assert set(codes) <= {0}, codes
         for server in hub.servers:
             text = server.log.read_text(errors="replace")
