@@ -90,9 +90,13 @@ class DirectoryVolume:
             raise NoVolume(root)
 
     def links(self) -> Iterator[tuple[str, int]]:
-        """By walking, in the order of the names."""
+        """By walking, in the order of the names. OSError: what cannot be walked is not passed over."""
+
+        def fail(error: OSError) -> None:
+            raise error
+
         top = self.root / REPOSITORIES
-        for directory, below, files in os.walk(top):
+        for directory, below, files in os.walk(top, onerror=fail):
             below[:] = sorted(name for name in below if name not in _NOT_SERVED or not _is_apart(name, directory))
             for name in files:
                 path = os.path.join(directory, name)

@@ -8,6 +8,7 @@ so may the other registry, whose files nobody changes.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,14 +121,16 @@ class Importer:
 
     def _read(self, repository: str, digest: Digest) -> Manifest | None:
         """A manifest of the volume; None, and a line of what is broken, where it is not good."""
-        raw = b""
-        for piece in self._volume.read(data_of(digest)):
-            raw += piece
-            if len(raw) > SIZE_MAX:
-                break
-        fault = "is missing" if not raw else ""
-        if raw and not digest.matches(raw):
-            fault = "is damaged: its bytes are others"
+        raw, fault = b"", ""
+        try:
+            for piece in self._volume.read(data_of(digest)):
+                raw += piece
+                if len(raw) > SIZE_MAX:
+                    break
+        except OSError as error:
+            fault = _unreadable(error)
+        if not fault and not digest.matches(raw):
+            fault = "is damaged: its bytes are others" if raw else "is missing"
         if not fault:
             try:
                 return Manifest.parse(raw, None, digest.algorithm)
@@ -177,6 +180,8 @@ class Importer:
             upload(self._blobs, digest, self._volume.read(name), record)
         except DigestMismatch:
             return Fate(fault="is damaged: its bytes are others")
+        except OSError as error:
+            return Fate(fault=_unreadable(error))
         return Fate(copied=1, size=size)
 
     def _count(self, fates: Sequence[Fate]) -> None:
@@ -192,6 +197,13 @@ class Importer:
         if held is not None and held.linked_at > time.time() - TOUCHED:
             return True
         return self._metadata.mount_blob(repository, digest, None) is not None
+
+
+def _unreadable(error: OSError) -> str:
+    """What is wrong with one file; any other failure is one of the whole disk, and goes on."""
+    if error.errno not in (errno.EIO, errno.EACCES, errno.EISDIR):
+        raise error
+    return f"cannot be read: {error.strerror}"
 
 
 def _needed(manifest: Manifest) -> Iterable[Digest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from tests.servers import Containers, Docker, Server, distribution, portside, wa
 LAYOUT = "docker/registry/v2"
 SMALL = images.small("imported")
 MULTI = images.multi_platform("imported too")
+MULTI_LAYER = json.loads(MULTI.blobs[MULTI.manifests[1]])["layers"][1]["digest"]
 LARGE = images.large(20)
 DOCKER = images.small("by docker", is_docker=True)
 SIGNATURE = images.artifact(b"signed", "application/vnd.example.signature", SMALL)
@@ -239,6 +241,9 @@ def test_what_is_broken_is_told_by_name(filled: Filled, tmp_path: Path) -> None:
     data_in(volume, small).unlink()
     damage(data_in(volume, large))
     damage(data_in(volume, DOCKER.digest))
+    for unreadable in (MULTI.manifests[0], MULTI_LAYER):
+        data_in(volume, unreadable).unlink()
+        data_in(volume, unreadable).mkdir()
     revisions = volume / LAYOUT / "repositories/team/multi/_manifests"
     (revisions / "tags/all/current/link").write_bytes(b"")
     (revisions / "tags/other/current").mkdir(parents=True)
@@ -258,12 +263,15 @@ def test_what_is_broken_is_told_by_name(filled: Filled, tmp_path: Path) -> None:
             f"repository team/app/nested: manifest {LARGE.digest} (tags 1) is left out: it needs {large}",
             f"repository team/app: blob {small} is missing",
             f"repository team/app: manifest {SMALL.digest} (tags 1, latest) is left out: it needs {small}",
+            f"repository team/multi: blob {MULTI_LAYER} cannot be read: Is a directory",
+            f"repository team/multi: manifest {MULTI.manifests[0]} cannot be read: Is a directory",
+            f"repository team/multi: manifest {MULTI.manifests[1]} is left out: it needs {MULTI_LAYER}",
             "repository team/multi: tag none is left out: its link has no digest",
             f"repository team/multi: tag other is left out: it points at sha256:{'0' * 64}, which is not there",
             "repository team/multi: the link team/multi/_manifests/tags/all/current/link is empty",
         ]
     )
-    assert "10 things are broken" in done.stderr
+    assert "13 things are broken" in done.stderr
     for digest in (small, large):
         data_in(volume, digest).unlink(missing_ok=True)
         shutil.copy(data_in(filled.path, digest), data_in(volume, digest))
