@@ -292,7 +292,7 @@ class S3Upload:
             pointer = Pointer(expected, self._offset, self._saved.tail)
             if not is_known:
                 self._compare(pointer)
-            self._means.bucket.put(pointer.name, b"")
+            self._write_pointer(pointer)
             return pointer
         return self._complete_parts(expected, is_known=is_known)
 
@@ -333,7 +333,12 @@ class S3Upload:
 
     def _point(self, pointer: Pointer) -> Future[None]:
         """Begin to write a pointer, beside what takes longer."""
-        return self._means.pointers.submit(self._means.bucket.put, pointer.name, b"")
+        return self._means.pointers.submit(self._write_pointer, pointer)
+
+    def _write_pointer(self, pointer: Pointer) -> None:
+        """Its name, which no listing of an upload's objects finds, is in the database first: one that is left by a kill is found there."""
+        self._means.facts.announce(pointer.name)
+        self._means.bucket.put(pointer.name, b"")
 
     def _compare(self, pointer: Pointer) -> None:
         """Read the object back; DigestMismatch where it has other bytes, UploadNotFound where there is none of this size."""

@@ -16,6 +16,8 @@ from oci.digest import Digest
 from storage.database import Connection, Database, repeatable, retried
 from storage.errors import UploadBusy, UploadNotFound
 
+ANNOUNCED = 86400.0
+"""Seconds in which a pointer that was announced is published, or never."""
 LEASE = 10.0
 """Seconds that an upload belongs to whoever took it up and was not heard of again."""
 BATCH = 500
@@ -209,6 +211,13 @@ class SQLUploads:
                 connection.execute(self._discard, (name,))
 
     @repeatable
+    def announce(self, name: str) -> None:
+        """A pointer is about to be written, that nothing else leads to. Where `publish` does not follow, it is trash in a day."""
+        query = self._in_sql("INSERT INTO trash (place, since) VALUES (?, CLOCK + ?) ON CONFLICT DO NOTHING")
+        with self.database.transaction() as connection:
+            connection.execute(query, (name, ANNOUNCED))
+
+    @repeatable
     def publish(self, taken: Taken, digest: Digest, size: int, place: str, stale: Sequence[str] = ()) -> None:
         """End an upload: its object is the blob's from now on, and another one that was becomes trash. UploadBusy where another has it.
 
@@ -221,6 +230,7 @@ class SQLUploads:
                     raise UploadBusy(taken.id)
                 return
             self._point(connection, digest, size, place)
+            connection.execute("DELETE FROM trash WHERE place = ?", (place,))
             connection.executemany(self._discard, [(name,) for name in stale])
 
     @repeatable

@@ -15,6 +15,7 @@ from storage.opening import open_database
 from storage.s3 import S3BlobStore
 from storage.s3_collecting import S3Collecting
 from storage.s3_names import S3Location, parse_pointer
+from storage.sql_uploads import ANNOUNCED
 from tests import s3
 from tests.servers import wait_until
 
@@ -41,7 +42,8 @@ def collect_all(database: Database, location: S3Location) -> list[str]:
             return database.row("SELECT 1 FROM uploads", ()) is None
 
         wait_until(has_no_uploads, "every upload's lease is over")
-        Collector(database, S3Collecting(store, database, settling=0, trash_seconds=0), Policy(0, 0)).collect()
+        collected = S3Collecting(store, database, settling=0, trash_seconds=-ANNOUNCED)  # as if a day had passed
+        Collector(database, collected, Policy(0, 0)).collect()
     assert database.rows("SELECT place FROM trash", ()) == []
     pointers = [parse_pointer(place) for (place,) in database.rows("SELECT place FROM blobs", ())]
     known = {name for pointer in pointers if pointer for name in (pointer.name, pointer.data)}

@@ -114,8 +114,8 @@ def test_collections_beside_pushes_mounts_and_deletes(
         for client in clients:
             client.start()
         try:
-            freed = []
-            for _ in range(COLLECTIONS):
+            freed: list[int | None] = []
+            while len(freed) < COLLECTIONS or not any(freed):  # nothing goes before a window is over
                 freed.append(collect(pair, rng))
                 assert not [client.failure for client in clients if client.failure is not None]
         finally:
@@ -135,7 +135,6 @@ def test_collections_beside_pushes_mounts_and_deletes(
         held = {digest for (digest,) in database.rows("SELECT digest FROM blobs", ())}
         query = "SELECT DISTINCT digest FROM manifest_references WHERE kind = 'blob'"
         assert held == {digest for (digest,) in database.rows(query, ())}
-    assert sum(blobs or 0 for blobs in freed) > 0
     assert images.acknowledged > COLLECTIONS
     assert sum(client.counted_on for client in clients) > 0
     print(f"blobs freed: {freed}; {images.acknowledged} images, {images.verified} pulled")

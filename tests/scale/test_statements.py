@@ -23,10 +23,10 @@ from tests.wire.content import blob, descriptor, digest_of, image, index, query
 LAYERS = 5
 EXPECTED = {
     "HEAD of a blob that is not there": (1, 1),
-    "a blob by POST": (8, 15),
-    "another": (7, 14),
-    "a blob by POST, PATCH and PUT": (7, 28),
-    "yet another": (7, 28),
+    "a blob by POST": (8, 19),
+    "another": (7, 18),
+    "a blob by POST, PATCH and PUT": (7, 32),
+    "yet another": (7, 32),
     "PUT of one": (11, 11),
     "PUT of five": (15, 15),
     "PUT of an index": (11, 11),

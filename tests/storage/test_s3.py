@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from oci.digest import Digest
 from storage import resumable, s3_leases, s3_uploads, sql_uploads
-from storage.errors import BlobNotFound, DigestMismatch, StoreUnusable, UploadBusy, UploadNotFound
+from storage.errors import BlobNotFound, DatabaseUnavailable, DigestMismatch, StoreUnusable, UploadBusy, UploadNotFound
 from storage.s3 import S3BlobStore
 from storage.s3_names import S3Location
 from storage.s3_parts import GROWTH, PART_MIN, PART_SIZE, part_size
@@ -293,6 +293,25 @@ def test_a_deletion_that_was_killed_is_finished(
     store._facts.remove(digest)
     assert len(kept("")) == 2
     assert store.empty_trash(0) == 1
+    assert kept("") == {}
+
+
+def test_a_pointer_whose_upload_was_never_published_goes_in_a_day(
+    store: S3BlobStore, kept: Callable[[str], dict[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailable("it went away", 0.0)
+
+    upload = store.start(SCOPE)
+    append(upload, b"bytes")
+    monkeypatch.setattr(sql_uploads.SQLUploads, "publish", fail)
+    with pytest.raises(DatabaseUnavailable):
+        upload.commit(Digest.of(b"bytes"))
+    upload.close()
+    assert store.expire_uploads(0) == 1
+    assert store.empty_trash(0) == 0, "it might be published still"
+    assert len(kept("")) == len(kept("index")) == 1
+    assert store.empty_trash(-sql_uploads.ANNOUNCED) == 1
     assert kept("") == {}
 
 
