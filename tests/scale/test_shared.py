@@ -158,12 +158,14 @@ def test_a_person_is_cut_off_on_all_servers(hub: Scaled, user: str, change: str)
     with hub.people() as people:
         own = token(people, user)
         scope = f"repository:{user}/none:pull"
-        ways = [basic(user), bearer(log_in(addresses[0], user, scope))]
+        ways = [bearer(log_in(addresses[0], user, scope))]
+        once = [basic(user)]
         if change != "another password":  # which leaves a user's own tokens as they are
-            ways += [basic(user, own), bearer(own), bearer(log_in(addresses[1], user, scope, own))]
+            ways += [bearer(own), bearer(log_in(addresses[1], user, scope, own))]
+            once.append(basic(user, own))
         lasting = log_in_for_long(addresses[1], user)
         for address in addresses:
-            assert [status(address, path, way) for way in ways] == [404] * len(ways)
+            assert [status(address, path, way) for way in (*once, *ways)] == [404] * len([*once, *ways])
             assert refresh(address, lasting).status == 200
         if change == "disabled":
             people.set_account(user, BY, is_disabled=True)
@@ -175,6 +177,8 @@ def test_a_person_is_cut_off_on_all_servers(hub: Scaled, user: str, change: str)
         began = time.monotonic()
         wait_until(lambda: is_refused(addresses, path, ways), "every server has heard of it", HEARD_SECONDS)
         print(f"heard of after {time.monotonic() - began:.1f} s")
+        # These once only: what is wrong with a name beside it counts as a guess, and guesses are slowed down.
+        assert {status(address, path, way) for address in addresses for way in once} == {401}
 
 
 def test_a_token_of_ones_own_that_is_removed_ends_on_all_servers(hub: Scaled, user: str) -> None:
@@ -182,14 +186,15 @@ def test_a_token_of_ones_own_that_is_removed_ends_on_all_servers(hub: Scaled, us
     with hub.people() as people:
         own, other = token(people, user), token(people, user)
         granted = log_in(addresses[0], user, f"repository:{user}/none:pull", own)
-        ways = [basic(user, own), bearer(own), bearer(granted)]
+        ways = [bearer(own), bearer(granted)]
         for address in addresses:
-            assert [status(address, path, way) for way in ways] == [404] * len(ways)
+            assert [status(address, path, way) for way in (basic(user, own), *ways)] == [404] * 3
         held = people.find_credential(secret_hash(own))
         assert held is not None
         assert held.purpose is Purpose.PERSONAL
         people.remove_credential(user, held.id, BY)
         wait_until(lambda: is_refused(addresses, path, ways), "it is refused everywhere", HEARD_SECONDS)
+        assert {status(address, path, basic(user, own)) for address in addresses} == {401}
         assert [status(address, path, basic(user, other)) for address in addresses] == [404] * SERVERS
 
 
