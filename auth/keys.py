@@ -230,9 +230,13 @@ class KeyRing:
 
     def _make(self, *, is_first: bool) -> str:
         key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self._source.add(pem, self._clock(), is_first=is_first)
+        self._source.add(private_pem(key), self._clock(), is_first=is_first)
         return _published(key)["kid"]
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """What `parse_private_key` reads."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def parse_private_key(pem: bytes) -> ec.EllipticCurvePrivateKey | None:

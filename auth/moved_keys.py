@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-from auth.keys import KeySource, StoredKey
+from auth.keys import KeySource, StoredKey, private_pem
 
 
 def copy_keys(source: KeySource, destination: KeySource) -> int:
@@ -27,7 +24,7 @@ def copy_keys(source: KeySource, destination: KeySource) -> int:
 def _keys(source: KeySource) -> dict[bytes, StoredKey]:
     found: dict[bytes, StoredKey] = {}
     for stored in sorted(source.list(), key=lambda key: key.number):
-        key: ec.EllipticCurvePrivateKey | None = stored.load()
+        key = stored.load()
         if key is not None:
-            found[key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())] = stored
+            found[private_pem(key)] = stored
     return found

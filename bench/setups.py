@@ -154,8 +154,8 @@ def plain(material: Material) -> Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens(Setup):
-    """Accounts; clients bring a token."""
+class Accounts(Setup):
+    """One user, who may read and write the benchmark's repositories."""
 
     material: Material
     ready = 401
@@ -163,6 +163,10 @@ class Tokens(Setup):
     def portside(self, root: Path) -> list[str]:
         add_people(root, [USER])
         return []
+
+
+class Tokens(Accounts):
+    """Accounts; clients bring a token."""
 
     def distribution(self, document: dict[str, Any]) -> None:
         words = {"realm": REALM, "service": SERVICE, "issuer": SERVICE, "jwks": str(self.material.jwks)}
@@ -173,16 +177,8 @@ class Tokens(Setup):
         document["http"]["auth"] = {"bearer": words}
 
 
-@dataclass(frozen=True, slots=True)
-class Passwords(Setup):
+class Passwords(Accounts):
     """Accounts; clients send name and password with each request."""
-
-    material: Material
-    ready = 401
-
-    def portside(self, root: Path) -> list[str]:
-        add_people(root, [USER])
-        return []
 
     def distribution(self, document: dict[str, Any]) -> None:
         document["auth"] = {"htpasswd": {"realm": SERVICE, "path": str(self.material.htpasswd)}}

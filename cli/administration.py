@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protoc
 
 import typer
 
-from cli.options import Failure
+from cli.options import Failure, option_of
 from cli.place import Place, place_parameters, take_place
 
 if TYPE_CHECKING:
@@ -66,15 +66,12 @@ def on_target(verb: Callable[Concatenate[Target, Arguments], None]) -> Callable[
         with open_target(place, server, token_stdin, ca) as target:
             verb(target, **arguments)  # type: ignore[call-arg]
 
-    def option(name: str, annotation: Any, default: object) -> inspect.Parameter:
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-
     _, *own = inspect.signature(verb, eval_str=True).parameters.values()
     shared = [
         *place_parameters(has_blobs=False),
-        option("server", ServerOption, None),
-        option("token_stdin", TokenOption, False),
-        option("ca", AuthorityOption, None),
+        option_of("server", ServerOption, None),
+        option_of("token_stdin", TokenOption, False),
+        option_of("ca", AuthorityOption, None),
     ]
     # What typer reads the options from.
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,11 @@ RootOption = Annotated[
         file_okay=False,
     ),
 ]
+
+
+def option_of(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    """A parameter that a decorator adds to a command, as typer reads it."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
 class Failure(Exception):

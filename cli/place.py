@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from cli.options import Failure, RootOption
+from cli.options import Failure, RootOption, option_of
 
 if TYPE_CHECKING:
     from auth.keys import KeySource
@@ -212,15 +212,12 @@ def at_place(
 def place_parameters(*, has_blobs: bool) -> list[inspect.Parameter]:
     """What typer reads the options from. Without ``has_blobs`` where the blobs are is of no concern."""
 
-    def option(name: str, annotation: Any, default: object) -> inspect.Parameter:
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-
-    blobs = [option("store", StoreOption, ""), option("s3_endpoint", EndpointOption, "")] if has_blobs else []
+    blobs = [option_of("store", StoreOption, ""), option_of("s3_endpoint", EndpointOption, "")] if has_blobs else []
     return [
-        option("root", RootOption, inspect.Parameter.empty),
-        option("database", DatabaseOption, ""),
+        option_of("root", RootOption, inspect.Parameter.empty),
+        option_of("database", DatabaseOption, ""),
         *blobs,
-        option("config", ConfigOption, None),
+        option_of("config", ConfigOption, None),
     ]
 
 

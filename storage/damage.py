@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from oci.digest import Digest, hasher
+from oci.digest import Digest
 from storage.blobs import BlobFile, BlobReader, BlobStore, StreamedBlob
 from storage.errors import BlobNotFound
 from storage.filesystem import FilesystemBlobStore, digest_file
-
-STREAM_SIZE = 1024 * 1024
+from storage.hashing import digest_stream
 
 
 def verify(store: BlobStore, digest: Digest, pace: Callable[[int], None] | None = None) -> tuple[int, bool]:
@@ -80,11 +79,4 @@ def _has_digest(reader: BlobReader, digest: Digest, pace: Callable[[int], None] 
         except OSError:  # the disk cannot read it
             return False
     assert isinstance(reader, StreamedBlob)
-    state, buffer = hasher(digest.algorithm), memoryview(bytearray(STREAM_SIZE))
-    stream = reader.stream(0, reader.size)
-    try:
-        while size := stream.readinto(buffer):
-            state.update(buffer[:size])
-    finally:
-        stream.close()
-    return Digest.from_hasher(digest.algorithm, state) == digest
+    return digest_stream(reader.stream(0, reader.size), digest.algorithm) == digest

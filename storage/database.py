@@ -25,6 +25,10 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
+SCAN_BATCH = 1000
+"""Rows of a scan that are in memory at once."""
+
+
 class Topic(Enum):
     """What a write changes, of what answers are kept of."""
 
@@ -83,7 +87,7 @@ class Database(Protocol):
         """A query's rows."""
         ...
 
-    def scan(self, query: str, key: int = 0, batch: int = ...) -> Iterator[tuple[object, ...]]:
+    def scan(self, query: str, key: int = 0, batch: int = SCAN_BATCH) -> Iterator[tuple[object, ...]]:
         """Every row of a query, a batch at a time, by an integer key: it ends in ``> ? ORDER BY key LIMIT ?``."""
         ...
 
@@ -122,6 +126,19 @@ class MovableDatabase(Database, Protocol):
     def go_on_from(self, numbers: Mapping[str, int]) -> None:
         """Give new rows of these tables numbers above these."""
         ...
+
+
+def scan_by(
+    rows: Callable[[str, Sequence[object]], list[Any]], query: str, key: int, batch: int
+) -> Iterator[tuple[object, ...]]:
+    """`Database.scan`, by look-ups of their own: no read transaction is held between two batches, while a disk is being read."""
+    after = -1
+    while True:
+        found = rows(query, (after, batch))
+        yield from found
+        if len(found) < batch:
+            return
+        after = found[-1][key]
 
 
 class OnDatabase(Protocol):

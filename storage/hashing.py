@@ -1,14 +1,16 @@
-"""The hashes of uploads between two requests."""
+"""Hashes: of uploads between two requests, and of bytes that are streamed."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 
-from oci.digest import Hasher
+from oci.digest import Digest, Hasher, hasher
+from storage.blobs import Stream
 
 HASH_STATES_MAX = 1024
 """Uploads between two requests whose hash is remembered; another one's file is read again, once."""
+STREAM_SIZE = 1024 * 1024
 
 
 class HashStates:
@@ -30,3 +32,15 @@ class HashStates:
         with self._lock:
             state, hashed = self._kept.pop(upload_id, (None, -1))
         return state if hashed == length else None
+
+
+def digest_stream(stream: Stream, algorithm: str) -> Digest:
+    """The digest of all that a stream has, which is closed. What it raises."""
+    state = hasher(algorithm)
+    try:
+        with memoryview(bytearray(STREAM_SIZE)) as view:
+            while got := stream.readinto(view):
+                state.update(view[:got])
+    finally:
+        stream.close()
+    return Digest.from_hasher(algorithm, state)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import errors
 
-from storage.database import Topic
+from storage.database import SCAN_BATCH, Topic, scan_by
 from storage.errors import DatabaseUnavailable, StoreFull, StoreUnusable
 from storage.postgres_people import ASK, RAISE, PeopleCounter
 from storage.postgres_sessions import SESSION_WAIT, SESSIONS, Session, Sessions, said
@@ -36,7 +36,6 @@ SCHEMA_LOCK = 0x706F727473696465
 """The advisory lock of whoever makes or migrates the tables."""
 WRITERS = SESSIONS - 4
 """Writes at once. They may wait for each other, and look-ups must not wait for them."""
-BATCH = 1000
 LOOK_UPS = 3
 """How often a look-up is tried where connections turn out to be dead."""
 WRITE_SECONDS = 5.0
@@ -117,15 +116,9 @@ class PostgresDatabase:
         """A query's rows. DatabaseUnavailable."""
         return self._look_up(query, parameters, psycopg.Cursor.fetchall)
 
-    def scan(self, query: str, key: int = 0, batch: int = BATCH) -> Iterator[tuple[object, ...]]:
-        """Every row of a query for checks and collectors, a batch at a time, each a look-up of its own."""
-        after = -1
-        while True:
-            rows = self.rows(query, (after, batch))
-            yield from rows
-            if len(rows) < batch:
-                return
-            after = rows[-1][key]
+    def scan(self, query: str, key: int = 0, batch: int = SCAN_BATCH) -> Iterator[tuple[object, ...]]:
+        """See `storage.database.scan_by`."""
+        return scan_by(self.rows, query, key, batch)
 
     def _look_up(self, query: str, parameters: Sequence[object], fetch: Callable[[psycopg.Cursor[Any]], T]) -> T:
         """Ask, on another connection where one turns out to be dead: a server that was started again is noticed here."""

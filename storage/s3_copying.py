@@ -6,21 +6,19 @@ and dropped with it; and the copy, not what it was made of, is read and compared
 
 from __future__ import annotations
 
-import functools
-
-from oci.digest import Digest, hasher
+from oci.digest import Digest
 from storage.errors import DigestMismatch, StorageError
+from storage.hashing import digest_stream
 from storage.s3_bucket import Bucket
 from storage.s3_names import Pointer, new_data
-from storage.s3_reader import S3Stream
-from storage.s3_remains import Means, destroy
+from storage.s3_reader import whole
+from storage.s3_remains import Means, destroy, write_pointer
 from storage.sql_uploads import Part, Progress, Taken
 from storage.uploads import new_upload_id
 
 COPY_MAX = 5 * 1024**3
 """Bytes that a service copies by one request; of more, parts are copied."""
 PART_SIZE = 1024**3
-READ_SIZE = 1024 * 1024
 
 
 def copy_in(means: Means, scope: str, digest: Digest, size: int, bucket: str, key: str) -> None:
@@ -34,11 +32,11 @@ def copy_in(means: Means, scope: str, digest: Digest, size: int, bucket: str, ke
             means.bucket.complete(name, multipart, _copy_parts(means.bucket, name, multipart, size, bucket, key))
         else:
             means.bucket.copy(name, bucket, key)
-        actual = _read(means.bucket, name, digest.algorithm, size)
+        actual = digest_stream(whole(means.bucket, name, size), digest.algorithm)
         if actual != digest:
             raise DigestMismatch(digest, actual, size)
         pointer = Pointer(digest, size, name)
-        means.bucket.put(pointer.name, b"")
+        write_pointer(means, pointer)
         means.facts.publish(taken, digest, size, pointer.name)
     except BaseException:
         _drop(means, taken, name, multipart)
@@ -52,19 +50,6 @@ def _copy_parts(bucket: Bucket, name: str, multipart: str, size: int, source: st
         bucket.copy_part(name, multipart, number, source, key, start, end)
         for number, (start, end) in enumerate(spans, 1)
     ]
-
-
-def _read(bucket: Bucket, name: str, algorithm: str, size: int) -> Digest:
-    """The digest of an object's bytes."""
-    stream = S3Stream(bucket, functools.partial(bucket.get, name), 0, size)
-    state = hasher(algorithm)
-    try:
-        with memoryview(bytearray(READ_SIZE)) as view:
-            while got := stream.readinto(view):
-                state.update(view[:got])
-    finally:
-        stream.close()
-    return Digest.from_hasher(algorithm, state)
 
 
 def _drop(means: Means, taken: Taken, name: str, multipart: str) -> None:

@@ -6,6 +6,7 @@ object away while it is read: then the rest is read from the object that the blo
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -96,6 +97,11 @@ class S3Reader:
                 return self._bucket.get(pointer.data, offset, length, patience)
             except Gone:
                 pointer = self._whereabouts(pointer)
+
+
+def whole(bucket: Bucket, name: str, size: int) -> S3Stream:
+    """An object from its first byte on; Gone, here or while it is read, where it is not there."""
+    return S3Stream(bucket, functools.partial(bucket.get, name), 0, size)
 
 
 def read_whole(stream: S3Stream, length: int) -> bytes:

@@ -11,7 +11,7 @@ from oci.digest import Digest
 from storage.errors import StorageError
 from storage.s3_bucket import Bucket
 from storage.s3_leases import Leases
-from storage.s3_names import data_prefix, tail_prefix
+from storage.s3_names import Pointer, data_prefix, tail_prefix
 from storage.s3_parts import PartThreads
 from storage.sql_uploads import SQLUploads, Taken
 
@@ -28,6 +28,12 @@ class Means:
     parts: PartThreads
     pointers: ThreadPoolExecutor
     published: Callable[[Digest], None]
+
+
+def write_pointer(means: Means, pointer: Pointer) -> None:
+    """Its name, which no listing of an upload's objects finds, is in the database first: one that is left by a kill is found there."""
+    means.facts.announce(pointer.name)
+    means.bucket.put(pointer.name, b"")
 
 
 def destroy(means: Means, taken: Taken, place: str, multipart: str) -> None:

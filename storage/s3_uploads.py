@@ -18,7 +18,6 @@ history. Before that nobody sees them, and after it nothing is left to be done.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections import deque
 from concurrent.futures import Future
@@ -27,13 +26,13 @@ from dataclasses import replace
 from oci.digest import Digest, Hasher, hasher
 from storage import resumable
 from storage.errors import DigestMismatch, StorageError, UploadBusy, UploadNotFound
-from storage.s3_bucket import Bucket
+from storage.hashing import digest_stream
 from storage.s3_faults import Gone
 from storage.s3_leases import Lease
 from storage.s3_names import Pointer, new_data, new_tail
 from storage.s3_parts import PART_MIN, Gathering, Sending
-from storage.s3_reader import S3Stream, read_whole
-from storage.s3_remains import Means, destroy, discard, sweep
+from storage.s3_reader import read_whole, whole
+from storage.s3_remains import Means, destroy, discard, sweep, write_pointer
 from storage.sql_uploads import Part, Progress, Taken
 
 logger = logging.getLogger("portside.storage")
@@ -213,7 +212,7 @@ class S3Upload:
         if self._saved.tail and not self._is_changed and not self._gathering.total:
             size = self._saved.size - self._saved_in_parts
             try:
-                tail = read_whole(_stream(self._means.bucket, self._saved.tail, size), size)
+                tail = read_whole(whole(self._means.bucket, self._saved.tail, size), size)
             except Gone:
                 raise UploadNotFound(self.id) from None
             self._gather(memoryview(tail))
@@ -292,7 +291,7 @@ class S3Upload:
             pointer = Pointer(expected, self._offset, self._saved.tail)
             if not is_known:
                 self._compare(pointer)
-            self._write_pointer(pointer)
+            write_pointer(self._means, pointer)
             return pointer
         return self._complete_parts(expected, is_known=is_known)
 
@@ -333,36 +332,19 @@ class S3Upload:
 
     def _point(self, pointer: Pointer) -> Future[None]:
         """Begin to write a pointer, beside what takes longer."""
-        return self._means.pointers.submit(self._write_pointer, pointer)
-
-    def _write_pointer(self, pointer: Pointer) -> None:
-        """Its name, which no listing of an upload's objects finds, is in the database first: one that is left by a kill is found there."""
-        self._means.facts.announce(pointer.name)
-        self._means.bucket.put(pointer.name, b"")
+        return self._means.pointers.submit(write_pointer, self._means, pointer)
 
     def _compare(self, pointer: Pointer) -> None:
         """Read the object back; DigestMismatch where it has other bytes, UploadNotFound where there is none of this size."""
         try:
             if self._means.bucket.size(pointer.data) != pointer.size:
                 raise UploadNotFound(self.id)
-            stream = _stream(self._means.bucket, pointer.data, pointer.size)
+            stream = whole(self._means.bucket, pointer.data, pointer.size)
         except Gone:
             raise UploadNotFound(self.id) from None
-        state = pointer.digest.hasher()
-        try:
-            with memoryview(bytearray(READ_SIZE)) as view:
-                while got := stream.readinto(view):
-                    state.update(view[:got])
-        finally:
-            stream.close()
-        actual = Digest.from_hasher(pointer.digest.algorithm, state)
+        actual = digest_stream(stream, pointer.digest.algorithm)
         if actual != pointer.digest:
             self._refuse(pointer.digest, actual)
-
-
-def _stream(bucket: Bucket, name: str, size: int) -> S3Stream:
-    """A whole object; Gone, here or while it is read, where it is not there."""
-    return S3Stream(bucket, functools.partial(bucket.get, name), 0, size)
 
 
 def _take_up(progress: Progress) -> Hasher | None:

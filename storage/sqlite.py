@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from storage.database import Topic
+from storage.database import SCAN_BATCH, Topic, scan_by
 from storage.errors import StoreFull, StoreUnusable
 from storage.generation import Generation
 from storage.paths import PRIVATE_MODE, Paths, prepare
@@ -32,7 +32,6 @@ T = TypeVar("T")
 
 FIXED_WAL = (3, 51, 3)
 """The SQLite that lost no commits any more (its WAL-reset bug is in 3.7.0 to 3.51.2)."""
-BATCH = 1000
 ROOM_TO_OPEN = 256 * 1024
 """Bytes that SQLite needs on the disk to open a database that was closed: its log and the log's index."""
 
@@ -104,18 +103,9 @@ class SQLiteDatabase:
         finally:
             self._idle.append(connection)
 
-    def scan(self, query: str, key: int = 0, batch: int = BATCH) -> Iterator[tuple[object, ...]]:
-        """Every row of a query for checks and collectors, a batch at a time: it ends in ``> ? ORDER BY key LIMIT ?``, by an integer key.
-
-        No read transaction is held between batches, so that the write-ahead log does not grow while a disk is being read.
-        """
-        after = -1
-        while True:
-            rows = self.rows(query, (after, batch))
-            yield from rows
-            if len(rows) < batch:
-                return
-            after = rows[-1][key]
+    def scan(self, query: str, key: int = 0, batch: int = SCAN_BATCH) -> Iterator[tuple[object, ...]]:
+        """See `storage.database.scan_by`."""
+        return scan_by(self.rows, query, key, batch)
 
     def damages(self) -> list[str]:
         """What SQLite finds wrong with the file itself (PRAGMA quick_check), at most 20 lines."""

@@ -6,7 +6,6 @@ import asyncio
 import random
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -39,17 +38,6 @@ class Pieces:
 
     def close(self) -> None:
         pass
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The server's end, which does not block, and the client's, which waits at most 30 s."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname(), 30)
-        server, _ = listener.accept()
-    server.setblocking(False)
-    with client, server:
-        yield server, client
 
 
 class Reader(threading.Thread):

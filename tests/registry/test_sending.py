@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,17 +33,6 @@ def path(tmp_path: Path, data: bytes) -> Path:
     path = tmp_path / "blob"
     path.write_bytes(data)
     return path
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The server's end, which does not block, and the client's, which waits at most 30 s."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname(), 30)
-        server, _ = listener.accept()
-    server.setblocking(False)
-    with client, server:
-        yield server, client
 
 
 class Reader(threading.Thread):
